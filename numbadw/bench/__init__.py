@@ -1,0 +1,1 @@
+"""Workloads, rivals and measuring: what the benchmarks and the report share."""

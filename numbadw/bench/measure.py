@@ -1,0 +1,228 @@
+"""Correctness first, then times: interleaved rounds, the minimum counts."""
+
+import gc
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import numbadw
+from numbadw.bench.workloads import Workload
+from numbadw.geometry import Padding
+
+Array = NDArray[Any]
+
+LIBRARIES = (
+    "numbadw",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "torch",
+    "onnxruntime",
+    "openvino",
+    "ai-edge-litert",
+    "opencv-python-headless",
+    "opencv-python",
+    "scipy",
+)
+
+# Long enough for the timer's own 100 ns to vanish, short enough that an interruption
+# spoils one batch of many.
+BATCH_SECONDS = 2e-4
+BATCHES_PER_TURN = 4
+# Calls longer than this need no warm-up and run once a turn.
+LONG_SECONDS = 2e-2
+# Thread pools spin after a call: PyTorch's for 12 ms, ONNX Runtime's for 48 ms. On two
+# cores a spinning pool halves the next library, so each turn waits until this process
+# uses no CPU. A probe is longer than a kernel tick (4 ms), at which CPU time is booked.
+PROBE_SECONDS = 5e-3
+IDLE_SHARE = 0.1
+SETTLE_SECONDS = 0.1
+# A callable this many times slower than the fastest one stops after three rounds.
+HOPELESS = 10.0
+HOPELESS_ROUNDS = 3
+
+
+class Oracle:
+    """The right result of a workload and the error it may have.
+
+    Both are computed by numbadw's plain NumPy reference, once for each padding that
+    the measured libraries use. The tolerance is 4 eps sqrt(taps) sum|x||w|.
+    """
+
+    def __init__(self, workload: Workload, inputs: Array, kernel: Array) -> None:
+        self._workload, self._inputs, self._kernel = workload, inputs, kernel
+        self._known: dict[Padding, tuple[Array, Array]] = {}
+
+    def error(self, result: Array, padding: Padding) -> float:
+        """Give the largest error of a result, in units of its tolerance."""
+        expected, tolerance = self._expected(padding)
+        if result.shape != expected.shape:
+            raise ValueError(f"result {result.shape}, expected {expected.shape}")
+        difference = np.abs(result - expected)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(difference == 0, 0, difference / tolerance)
+        return float(np.max(ratio, initial=0))
+
+    def check(self, name: str, result: Array, padding: Padding) -> None:
+        """Raise a ValueError when a result is wrong."""
+        error = self.error(result, padding)
+        if not error <= 1:
+            raise ValueError(
+                f"{name} is wrong on {self._workload.id}: error {error:.3g} tolerances"
+            )
+
+    def _expected(self, padding: Padding) -> tuple[Array, Array]:
+        if padding not in self._known:
+            workload, options = self._workload, {**self._workload.options}
+            options.update(padding=padding, backend="reference")
+            convolve = numbadw.depthwise_conv2d
+            expected = convolve(self._inputs, self._kernel, **options)
+            bound = convolve(np.abs(self._inputs), np.abs(self._kernel), **options)
+            taps = np.sqrt(workload.kh * workload.kw)
+            tolerance = 4 * np.finfo(np.float32).eps * taps * bound
+            self._known[padding] = expected, tolerance
+        return self._known[padding]
+
+
+def interleaved(
+    callables: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 30,
+    min_time: float = BATCH_SECONDS,
+    budget: float = 5.0,
+    settle: float = SETTLE_SECONDS,
+) -> dict[str, float]:
+    """Time callables fairly and give the seconds of one call of each.
+
+    In every round each callable warms up and runs a few short batches, whose length
+    was chosen to take about `min_time`; the order is rotated from round to round. The
+    minimum over all batches counts: noise only ever adds.
+
+    Parameters
+    ----------
+    callables : mapping of str to callable
+        What to time, without arguments.
+    rounds : int, default 30
+        Most turns of each callable.
+    min_time : float, default 2e-4
+        Length of a batch in seconds, unless one call takes longer.
+    budget : float, default 5.0
+        Seconds after which no round begins; one round always runs.
+    settle : float, default 0.1
+        Longest wait before a turn for the thread pools of this process to sleep.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds per call, in the order of `callables`.
+    """
+    best = dict.fromkeys(callables, float("inf"))
+    active = list(callables)
+    with _no_collection():
+        repeats = {name: _calibrate(callables[name], min_time) for name in active}
+        end = time.perf_counter() + budget
+        for number in range(max(rounds, 1)):
+            shift = number % max(len(active), 1)
+            for name in active[shift:] + active[:shift]:
+                _settle(settle)
+                seconds = _turn(callables[name], repeats[name], best[name])
+                best[name] = min(best[name], seconds)
+            if time.perf_counter() > end:
+                break
+            if number + 1 == HOPELESS_ROUNDS:
+                limit = HOPELESS * min(best.values(), default=0.0)
+                active = [name for name in active if best[name] <= limit]
+    return best
+
+
+def machine(threads: int) -> dict[str, str]:
+    """Describe what the times were measured on: CPU, threads, versions."""
+    facts = {
+        "cpu": _cpu_name(),
+        "cpus allowed": str(_allowed_cpus()),
+        "threads": str(threads),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    for library in LIBRARIES:
+        try:
+            facts[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return facts
+
+
+def _turn(call: Callable[[], object], repeat: int, known: float) -> float:
+    """Give the best seconds of one call over a few batches."""
+    if known > LONG_SECONDS and repeat == 1:
+        return _batch(call, repeat)
+    _batch(call, repeat // 2 + 1)
+    return min(_batch(call, repeat) for _ in range(BATCHES_PER_TURN)) / repeat
+
+
+def _batch(call: Callable[[], object], repeat: int) -> float:
+    """Give the seconds that `repeat` calls take."""
+    start = time.perf_counter_ns()
+    for _ in range(repeat):
+        call()
+    return (time.perf_counter_ns() - start) * 1e-9
+
+
+def _calibrate(call: Callable[[], object], min_time: float) -> int:
+    """Find how many calls take about `min_time`, and warm the callable up."""
+    call()
+    repeat = 1
+    while (taken := _batch(call, repeat)) < min_time / 2:
+        repeat *= 2
+    return max(1, round(repeat * min_time / taken))
+
+
+def _settle(limit: float) -> None:
+    """Wait until the thread pools of this process have gone to sleep."""
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
+        busy = time.process_time()
+        time.sleep(PROBE_SECONDS)
+        if time.process_time() - busy < IDLE_SHARE * PROBE_SECONDS:
+            return
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Switch the garbage collector off for a while."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _allowed_cpus() -> int:
+    """Count the CPUs this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    """Read the CPU's name from the system, as well as the system knows it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [
+        line.partition(":")[2] for line in text.splitlines() if "model name" in line
+    ]
+    return names[0].strip() if names else platform.machine()

@@ -1,0 +1,182 @@
+"""The layers that are measured: one row per real network layer or image filter."""
+
+import csv
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numbadw.geometry import Geometry, PadMode, make_geometry
+
+FLOAT_BYTES = 4
+
+
+class Workload(NamedTuple):
+    """One depthwise convolution to measure, float32 and channels last.
+
+    `model` names where it comes from; the other letters are those of the whole
+    package: input n, h, w, c; kernel kh, kw; stride sh, sw; dilation dh, dw;
+    multiplier m.
+    """
+
+    model: str
+    n: int
+    h: int
+    w: int
+    c: int
+    kh: int
+    kw: int
+    sh: int = 1
+    sw: int = 1
+    dh: int = 1
+    dw: int = 1
+    m: int = 1
+    padding: PadMode = "same"
+
+    @property
+    def id(self) -> str:
+        """Label of the workload: test id, benchmark group and row of the report."""
+        label = f"{self.model}-{self.h}x{self.w}x{self.c}-k{self.kh}x{self.kw}"
+        label += f"-s{_pair(self.sh, self.sw)}"
+        if (self.dh, self.dw) != (1, 1):
+            label += f"-d{_pair(self.dh, self.dw)}"
+        if self.m != 1:
+            label += f"-m{self.m}"
+        if self.n != 1:
+            label += f"-n{self.n}"
+        return label
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the input, (n, h, w, c)."""
+        return self.n, self.h, self.w, self.c
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the kernel, (kh, kw, c, m)."""
+        return self.kh, self.kw, self.c, self.m
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the result, (n, oh, ow, c * m)."""
+        return self.geometry().output_shape
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `numbadw.depthwise_conv2d` for this workload."""
+        return {
+            "strides": (self.sh, self.sw),
+            "padding": self.padding,
+            "dilation_rate": (self.dh, self.dw),
+        }
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions, those on padding counted as everyone does."""
+        return self.geometry().flops
+
+    @property
+    def bytes(self) -> int:
+        """Bytes moved if input and kernel are read once and the result written once."""
+        shapes = (self.input_shape, self.kernel_shape, self.output_shape)
+        return FLOAT_BYTES * sum(int(np.prod(shape)) for shape in shapes)
+
+    @property
+    def one_kernel(self) -> bool:
+        """Whether every channel has the same kernel, as an image filter has."""
+        return self.model == "image"
+
+    def geometry(self) -> Geometry:
+        """Give the geometry of this workload, padding resolved to numbers."""
+        strides, dilation = (self.sh, self.sw), (self.dh, self.dw)
+        return make_geometry(
+            self.input_shape, self.kernel_shape, strides, self.padding, dilation, False
+        )
+
+    def symmetric_padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Give the padding of a peer that pads both sides with the larger one."""
+        geometry = self.geometry()
+        ph = max(geometry.pt, geometry.pb)
+        pw = max(geometry.pl, geometry.pr)
+        return (ph, ph), (pw, pw)
+
+
+# The same filter on every channel, as image libraries have it.
+IMAGES = (
+    Workload("image", 1, 512, 606, 3, 5, 5),
+    Workload("image", 1, 1024, 1024, 3, 3, 3),
+    Workload("image", 1, 2048, 2048, 1, 9, 9),
+)
+BATCH = 32
+BATCHED_ROWS = 4
+
+
+def load_layers() -> list[Workload]:
+    """Read the network layers of `layers.csv`, batch 1, padding "same"."""
+    text = files(__package__).joinpath("layers.csv").read_text(encoding="ascii")
+    return [_layer(row) for row in csv.DictReader(text.splitlines())]
+
+
+def load_workloads() -> list[Workload]:
+    """Give every workload: layers, image filters, first layers with a batch."""
+    layers = load_layers()
+    batched = [layer._replace(n=BATCH) for layer in layers[:BATCHED_ROWS]]
+    return [*layers, *IMAGES, *batched]
+
+
+def aligned_empty(
+    shape: tuple[int, ...],
+    dtype: Any = np.float32,
+    alignment: int = 64,
+    offset: int = 0,
+) -> NDArray[Any]:
+    """Make an array whose address is `offset` bytes past a multiple of `alignment`.
+
+    `offset=16` is what NumPy gives on 64-bit Linux: 16-byte aligned and no more.
+    """
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    room = np.empty(size + alignment + offset, np.uint8)
+    start = -room.ctypes.data % alignment + offset
+    result: NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
+    return result
+
+
+def aligned_copy(array: NDArray[Any], offset: int = 0) -> NDArray[Any]:
+    """Copy an array to a C-contiguous one made by `aligned_empty`."""
+    result = aligned_empty(array.shape, array.dtype, offset=offset)
+    result[...] = array
+    return result
+
+
+def make_data(workload: Workload, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Make the 64-byte aligned input and kernel of a workload, normal noise."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.standard_normal(workload.input_shape, dtype=np.float32)
+    kernel = rng.standard_normal(workload.kernel_shape, dtype=np.float32)
+    if workload.one_kernel:
+        kernel[...] = kernel[:, :, :1, :1].copy()
+    return aligned_copy(inputs), aligned_copy(kernel)
+
+
+def _layer(row: dict[str, str]) -> Workload:
+    """Turn one row of the table into a workload."""
+    size, stride = int(row["kernel"]), int(row["stride"])
+    return Workload(
+        model=row["model"],
+        n=1,
+        h=int(row["height"]),
+        w=int(row["width"]),
+        c=int(row["channels"]),
+        kh=size,
+        kw=size,
+        sh=stride,
+        sw=stride,
+        m=int(row["depth_multiplier"]),
+    )
+
+
+def _pair(first: int, second: int) -> str:
+    """Write a pair of equal numbers once."""
+    return str(first) if first == second else f"{first}x{second}"

@@ -1,0 +1,265 @@
+"""User arguments in, canonical ones out; every user-facing message about them.
+
+A message names the argument, states the rule and shows what came. Shape rules that
+tie arguments together live in `geometry`, activation names in `activations`.
+"""
+
+from typing import Any, SupportsIndex, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from numbadw.geometry import Padding
+
+Array = npt.NDArray[Any]
+
+BACKENDS = ("auto", "cpu", "cuda", "reference")
+DATA_FORMATS = ("channels_last", "channels_first")
+PAD_MODES = ("valid", "same")
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+# Work allowed to NumPy's exact overlap test, which is exponential at worst; beyond it
+# the arrays count as overlapping. Ordinary slices of one array need a few steps.
+OVERLAP_WORK: Any = 10_000  # NumPy's stubs know of -1 and 0 only.
+# DLPack device types whose memory is the GPU's: kDLCUDA, kDLCUDAManaged.
+DLPACK_CUDA = (2, 13)
+
+
+def integer(value: object, name: str, least: int) -> int:
+    """Read one int that is not below `least`."""
+    return _integer(value, least, f"{name} must be an int >= {least}", value)
+
+
+def pair(value: object, name: str) -> tuple[int, int]:
+    """Read a positive int or a pair of them (vertical, horizontal)."""
+    expected = f"{name} must be a positive int or a pair of them"
+    if not isinstance(value, (tuple, list)):
+        both = _integer(value, 1, expected, value)
+        return both, both
+    if len(value) != 2:
+        raise ValueError(f"{expected}, got {value!r} of length {len(value)}")
+    first, second = (_integer(item, 1, expected, value) for item in value)
+    return first, second
+
+
+def padding(value: object) -> Padding:
+    """Read any of the padding forms into a mode or ((top, bottom), (left, right))."""
+    expected = (
+        "padding must be 'valid', 'same', an int >= 0, (ph, pw) or "
+        "((top, bottom), (left, right))"
+    )
+    if isinstance(value, str):
+        if value.lower() not in PAD_MODES:
+            raise ValueError(f"{expected}, got {value!r}")
+        return "same" if value.lower() == "same" else "valid"
+    if not isinstance(value, (tuple, list)):
+        every = _integer(value, 0, expected, value)
+        return (every, every), (every, every)
+    if len(value) != 2:
+        raise ValueError(f"{expected}, got {value!r} of length {len(value)}")
+    if not any(isinstance(item, (tuple, list)) for item in value):
+        ph, pw = (_integer(item, 0, expected, value) for item in value)
+        return (ph, ph), (pw, pw)
+    for item in value:
+        if not isinstance(item, (tuple, list)):
+            raise TypeError(f"{expected}, got {value!r}, which mixes ints and pairs")
+        if len(item) != 2:
+            raise ValueError(f"{expected}, got {value!r}")
+    (pt, pb), (pl, pr) = (
+        tuple(_integer(size, 0, expected, value) for size in item) for item in value
+    )
+    return (pt, pb), (pl, pr)
+
+
+def data_format(value: object) -> bool:
+    """Read the layout's name; True means channels first."""
+    return _choice(value, "data_format", DATA_FORMATS) == "channels_first"
+
+
+def backend(value: object) -> str:
+    """Read the backend's name."""
+    return _choice(value, "backend", BACKENDS)
+
+
+def is_device_array(value: object) -> bool:
+    """Tell whether the array lives on a CUDA device, without touching its data."""
+    if isinstance(value, (np.ndarray, type)):
+        return False
+    if getattr(value, "__cuda_ndarray__", False):
+        return True
+    # DLPack first: PyTorch refuses the other protocol on tensors that need gradients.
+    device = getattr(value, "__dlpack_device__", None)
+    if callable(device):
+        return int(device()[0]) in DLPACK_CUDA
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def input_array(value: object, name: str, ndim: int = 4) -> Array:
+    """Read a float32 or float64 array of any strides and alignment.
+
+    Never a copy, except that a byte-swapped array comes back in native byte order.
+    """
+    array = _plain_array(value, name)
+    native = array.dtype.newbyteorder("=")
+    if native not in FLOATS:
+        raise TypeError(f"{name} must be float32 or float64, got {_describe(value)}")
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimensions, got {_describe(value)}")
+    return array if array.dtype.isnative else array.astype(native)
+
+
+def weight_array(value: object, name: str, ndim: int, dtype: npt.DTypeLike) -> Array:
+    """Read weights as a C-contiguous, aligned array of `dtype`, copied if need be."""
+    wanted = np.dtype(dtype)
+    array = _plain_array(value, name)
+    # NumPy casts bool to float safely; here a bool is somebody's mistake.
+    if array.dtype.kind not in "iuf" or not np.can_cast(array.dtype, wanted, "safe"):
+        raise TypeError(
+            f"{name} must be {wanted} as inputs, or a number type that casts to it "
+            f"safely, got {_describe(value)}"
+        )
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimensions, got {_describe(value)}")
+    return np.require(array, wanted, ("C", "A"))
+
+
+def bias_array(value: object, out_channels: int, dtype: npt.DTypeLike) -> Array | None:
+    """Read a bias of shape (C*M,), or None."""
+    if value is None:
+        return None
+    array = weight_array(value, "bias", 1, dtype)
+    if array.shape != (out_channels,):
+        raise ValueError(
+            f"bias must have shape (C*M,) = ({out_channels},), got {_describe(value)}"
+        )
+    return array
+
+
+def out_array(
+    out: object, shape: tuple[int, ...], dtype: npt.DTypeLike, **others: object
+) -> Array:
+    """Check that `out` can take the result, and give it as a plain array.
+
+    Parameters
+    ----------
+    out : object
+        What the user passed.
+    shape, dtype : tuple of int, dtype
+        The result's, to be matched exactly and in native byte order.
+    **others : object
+        The arrays that will be read, by argument name, as the user passed them. None
+        and anything that is not a NumPy array is passed over.
+
+    Returns
+    -------
+    ndarray
+        A view of the same memory; `out` itself unless it is of a subclass.
+
+    Raises
+    ------
+    TypeError
+        `out` is not a NumPy array, is masked or has another dtype.
+    ValueError
+        `out` has another shape, is read-only, overlaps one of `others` or itself.
+    """
+    wanted = np.dtype(dtype)
+    array = _plain_array(out, "out")
+    if array.dtype != wanted:
+        raise TypeError(
+            f"out must have dtype {wanted} in native byte order, got {_describe(out)}"
+        )
+    if array.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {_describe(out)}")
+    if not array.flags.writeable:
+        raise ValueError(f"out must be writable, got a read-only {_describe(out)}")
+    if _overlaps_itself(array):
+        raise ValueError(
+            "out must hold every element in memory of its own, got an "
+            f"{_describe(out)} with overlapping strides {array.strides}"
+        )
+    for name, other in others.items():
+        if isinstance(other, np.ndarray) and _overlap(array, other):
+            raise ValueError(
+                f"out must not overlap {name}: out is an {_describe(out)}, "
+                f"{name} an {_describe(other)}, and they share memory"
+            )
+    return array
+
+
+def _integer(value: object, least: int, expected: str, whole: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{expected}, got {whole!r} of type {_type_name(value)}")
+    if value < least:
+        raise ValueError(f"{expected}, got {whole!r}")
+    return int(cast(SupportsIndex, value))
+
+
+def _choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
+    expected = f"{name} must be one of {', '.join(map(repr, allowed))}"
+    if not isinstance(value, str):
+        raise TypeError(f"{expected}, got {value!r} of type {_type_name(value)}")
+    if value.lower() not in allowed:
+        raise ValueError(f"{expected}; got {value!r}")
+    return value.lower()
+
+
+def _plain_array(value: object, name: str) -> Array:
+    """Give a NumPy array without its subclass; anything else is refused."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be an array without a mask, got {_describe(value)}; "
+            "fill it first"
+        )
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    if is_device_array(value):
+        raise TypeError(
+            f"{name} must be a NumPy array here, got a {_type_name(value)} on a "
+            "CUDA device"
+        )
+    raise TypeError(f"{name} must be a NumPy array, got {_describe(value)}")
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=OVERLAP_WORK)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Tell whether two elements share a byte.
+
+    Axes sorted by stride almost always nest (each steps over all that lie below it),
+    and bounds settle most of the rest; only then are the addresses compared.
+    """
+    if array.flags.c_contiguous or array.size < 2:
+        return False
+    steps = zip(array.strides, array.shape, strict=True)
+    axes = sorted((abs(stride), size) for stride, size in steps if size > 1)
+    span = array.itemsize
+    nested = True
+    for stride, size in axes:
+        nested = nested and stride >= span
+        span += stride * (size - 1)
+    if nested:
+        return False
+    if axes[0][0] == 0 or span < array.nbytes:
+        return True
+    offsets = np.zeros(1, np.int64)
+    for stride, size in axes:
+        steps_along = np.arange(size, dtype=np.int64) * stride
+        offsets = (offsets[:, None] + steps_along).ravel()
+    offsets.sort()
+    return bool(np.diff(offsets).min() < array.itemsize)
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{_type_name(value)} of dtype {value.dtype} and shape {value.shape}"
+    return f"an object of type {_type_name(value)}"
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,38 @@
+"""The CPU backend: a register tile in LLVM vector code, Numba loops round it.
+
+Read in this order: `tile.py` (knows registers), `forward.py` (knows memory), `plan.py`
+and `plan_forward.py` (know numbers), `launch.py` (knows threads).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from numbadw.cpu.forward import kernel_address
+from numbadw.cpu.launch import bind
+from numbadw.cpu.plan_forward import Request, plan_forward
+from numbadw.dispatch import Run
+from numbadw.geometry import Geometry
+
+__all__ = ["bind_forward"]
+
+
+def bind_forward(
+    geometry: Geometry,
+    dtype: np.dtype[Any],
+    x_strides: tuple[int, ...],
+    o_strides: tuple[int, ...],
+    activation: str,
+    parameter: float,
+) -> Run:
+    """Plan one forward problem, compile what it needs and return its run."""
+    itemsize = dtype.itemsize
+    request = Request(geometry, itemsize, x_strides, o_strides, activation, parameter)
+    plan = plan_forward(request)
+    touched = (
+        geometry.n * geometry.h * geometry.w * geometry.c
+        + geometry.n * geometry.oh * geometry.ow * geometry.c * geometry.m
+    )
+    return bind(kernel_address(plan.feed, plan.tiles), plan, geometry.flops, touched * itemsize)

@@ -1,0 +1,217 @@
+"""The register tile for few channels: lanes run along the flattened row.
+
+With C channels in a dense row, output lane (column, channel) of one kernel tap reads
+the row shifted by whole pixels, so a vector holds as many whole pixels as fit and its
+weights repeat with the channels.  A strip is `width` such vectors:
+
+    for rows in pairs of output rows (one at a time where rows do not overlap):
+        for row in input rows of the pair:                        # run time
+            for tap in kernel columns:                            # run time
+                for t in vectors:                                 # unrolled
+                    x = load(row, tap shift + t)
+                    for out in the pair:                          # unrolled
+                        acc[out][t] += x * weight[row - out, tap]
+        store the pair
+
+Kernel size, dilation and padding are run-time numbers (the table of taps), so one
+compiled tile serves every kernel.  *Guarded* tiles compare each lane with the row's
+ends: lanes outside read zero, which is what padding means.
+
+Source: Chellapilla et al. flatten for matrix products; here nothing is copied, as in
+Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD
+Architectures", SC 2018, section II, with the row instead of a channel block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from numbadw.cpu.records import index, size
+from numbadw.cpu.simd import I32, Cell, Int, Simd, Vec
+from numbadw.cpu.tile import Finish, Tile
+
+FLAT_FIELDS = (
+    "x",  # address of the (maybe virtual) input row 0 of the phase
+    "w",  # address of the prepared weights: one vector a tap, rows then columns
+    "b",  # address of the prepared bias vector, or 0
+    "o",  # address of output row 0 of the phase, at the strip's first lane
+    "x_row",  # bytes
+    "o_row",
+    "row_lo",  # input rows that exist
+    "row_hi",
+    "first",  # output rows: first <= row < last
+    "last",
+    "taps",  # address of the table of taps
+    "kh",
+    "kw",
+    "sh",
+    "x_first",  # element of the row that lane 0 reads at shift 0
+    "x_step",  # elements from one vector to the next
+    "o_step",  # bytes from one vector to the next
+    "left",  # output lanes from the strip's first to the end of the row
+    "lanes",  # lanes in use, whole pixels
+    "stream",
+    "parameter",
+)
+
+
+class Flat:
+    """Arguments, masks and loads of one flat strip."""
+
+    def __init__(self, simd: Simd, tile: Tile, arguments: dict[str, Int]) -> None:
+        self.simd = simd
+        self.tile = tile
+        self.args = arguments
+        self.repeat = max(1, tile.multiplier)
+        self.narrow = Simd(simd.builder, tile.dtype, tile.lanes // self.repeat)
+        count = simd.builder.udiv(self.lanes.value, simd.int(self.repeat).value)
+        self.used = simd.int(count)
+        self.mask = self.narrow.mask(self.used)
+
+    def __getattr__(self, name: str) -> Int:
+        return self.args[name]
+
+    def load_x(self, row: Int, tap: dict[str, Int], t: int) -> Vec:
+        """Load vector `t` of a row at a tap's shift."""
+        element = self.x_first + t * self.x_step
+        address = row + tap["x"] + element * self.simd.itemsize
+        mask = self.mask
+        if self.tile.guarded:
+            mask = self._inside(tap["first"] + element, tap["count"])
+        vec = self.narrow.load(address, mask)
+        return self.simd.repeat(vec, self.repeat) if self.repeat > 1 else vec
+
+    def _inside(self, element: Int, count: Int) -> Any:
+        """Return the mask of lanes whose element of the row exists."""
+        narrow, builder = self.narrow, self.simd.builder
+        kind = ir.VectorType(I32, narrow.lanes)
+        iota = ir.Constant(kind, list(range(narrow.lanes)))
+        start = narrow.splat(builder.trunc(element.value, I32))
+        stop = narrow.splat(builder.trunc(count.value, I32))
+        lanes = builder.add(iota, start)
+        inside = builder.icmp_unsigned("<", lanes, stop)
+        return builder.and_(inside, self.mask)
+
+    def taps_of(self, column: Int) -> dict[str, Int]:
+        """Read one entry of the table of taps."""
+        simd = self.simd
+        base = self.taps + column * size("tap")
+        names = ("x", "first", "count")
+        return {
+            name: simd.load_int(base + 8 * index(f"tap.{name}")) for name in names
+        }
+
+    def accumulators(self) -> list[list[Cell]]:
+        """Return one zeroed variable per output row and vector."""
+        simd, tile = self.simd, self.tile
+        return [
+            [simd.variable(simd.vec(0.0)) for _ in range(tile.width)]
+            for _ in range(max(1, tile.kh))
+        ]
+
+    def store(self, finish: Finish, accs: list[Cell], row: Int) -> None:
+        """Finish and store one output row of the strip."""
+        simd = self.simd
+        address = self.o + row * self.o_row
+
+        def mask(t: int) -> Any:
+            left = self.left - t * (self.lanes)
+            return simd.mask(left.minimum(self.lanes))
+
+        finish.row(accs, address, self.o_step, mask)
+
+
+def emit_flat(flat: Flat, finish: Finish) -> None:
+    """Emit the strip; `tile.kh` is the number of output rows computed together."""
+    simd, together = flat.simd, max(1, flat.tile.kh)
+    totals = flat.accumulators()
+    with simd.loop(flat.first, flat.last, together) as o:
+        for row in totals:
+            for acc in row:
+                acc.set(simd.vec(0.0))
+        if together == 1:
+            _emit_chunks(flat, o, totals[0])
+        else:
+            _emit_pair(flat, o, totals)
+        flat.store(finish, totals[0], o)
+        for a in range(1, together):
+            with simd.when((o + a).compare("<", flat.last)):
+                flat.store(finish, totals[a], o + a)
+
+
+def _emit_pair(flat: Flat, o: Int, accs: list[list[Cell]]) -> None:
+    """Emit two output rows: the first input row, the shared ones, the last."""
+    simd = flat.simd
+    one, kh = simd.int(1), flat.kh
+    low, high = (flat.row_lo - o).maximum(0), flat.row_hi - o
+    for first, last, outs in (
+        (low, one.minimum(high), [0]),
+        (low.maximum(1), kh.minimum(high), [0, 1]),
+        (low.maximum(kh), (kh + 1).minimum(high), [1]),
+    ):
+        with simd.loop(first, last) as r:
+            _emit_row(flat, o + r, r, [(a, accs[a]) for a in outs])
+
+
+def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
+    """Emit one output row; every block of about 1,000 taps is summed by itself."""
+    simd = flat.simd
+    top = o * flat.sh
+    low = (flat.row_lo - top).maximum(0)
+    high = (flat.row_hi - top).minimum(flat.kh)
+    accs = flat.accumulators()[0]
+    rows = simd.int(simd.builder.sdiv(simd.int(1024).value, flat.kw.value)).maximum(1)
+    chunk = simd.variable(simd.int(0))
+    with simd.repeat_while(lambda: chunk.get(simd.builder).compare("<", flat.kh)):
+        begin = chunk.get(simd.builder)
+        end = begin + rows
+        for acc in accs:
+            acc.set(simd.vec(0.0))
+        with simd.loop(begin.maximum(low), end.minimum(high)) as ky:
+            _emit_row(flat, top + ky, ky, [(0, accs)])
+        for total, acc in zip(totals, accs, strict=True):
+            total.set(total.get(simd.builder) + acc.get(simd.builder))
+        chunk.set(end)
+
+
+def _emit_row(
+    flat: Flat, row: Int, ky: Int, targets: list[tuple[int, list[Cell]]]
+) -> None:
+    """Emit one input row into the output rows (age, accumulators) it belongs to."""
+    simd = flat.simd
+    address = flat.x + row * flat.x_row
+    vector = simd.lanes * simd.itemsize
+    with simd.loop(simd.int(0), flat.kw) as kx:
+        tap = flat.taps_of(kx)
+        weights = [
+            simd.load(flat.w + ((ky - age) * flat.kw + kx) * vector)
+            for age, _ in targets
+        ]
+        for t in range(flat.tile.width):
+            x = flat.load_x(address, tap, t)
+            for w, (_, accs) in zip(weights, targets, strict=True):
+                accs[t].set(simd.fma(x, w, accs[t].get(simd.builder)))
+
+
+def _flat_strip(typingctx: Any, fields: Any, label: Any) -> Any:
+    signature = types.void(fields, label)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        tile = Tile.parse(sig.args[1].literal_value)
+        simd = Simd(builder, tile.dtype, tile.lanes)
+        values = {
+            name: simd.int(builder.extract_value(args[0], i))
+            for i, name in enumerate(FLAT_FIELDS)
+        }
+        flat = Flat(simd, tile, values)
+        emit_flat(flat, Finish(simd, tile, values))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+flat_strip = intrinsic(prefer_literal=True)(_flat_strip)

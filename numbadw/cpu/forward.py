@@ -1,0 +1,357 @@
+"""The loops of the forward pass: which strip next, from which memory.
+
+`forward_direct`: the tile reads and writes the caller's arrays in place.
+
+    for image, row block, strip of columns, group of lane vectors:      # work items
+        for lane vector in the group:
+            tile(strip)                     # sweeps down the rows of the block
+
+A strip runs down the rows before the next channels are taken: its weights and the
+kernel's rows of inputs stay in registers and L1, and each input line is read once.
+(Channels innermost, the usual order, ran at half the speed on every layer tried.)
+
+`forward_packed`: the same strips over a block copied to dense scratch, for inputs or
+results whose channels are not neighbours.
+
+    for image, row block, lane vector:                                  # work items
+        pack the rows the block needs; for strip: tile; unpack the results
+
+`forward_flat`: few channels, lanes along the row (flat.py); also one plane of a
+channels-first image at a time.
+
+    for image, plane, row block:                                        # work items
+        for strip: flat tile
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numbadw import jit
+from numbadw.cpu.flat import flat_strip
+from numbadw.cpu.pack import copy_element, pack_block, unpack_block
+from numbadw.cpu.records import entry, get, index
+from numbadw.cpu.simd import BYTES
+from numbadw.cpu.tile import Tile, strip
+
+PARAMETER = 8 * index("plan.parameter")
+LINE = 64
+
+
+def make_direct(tiles: list[Tile]) -> Callable[..., None]:
+    """Build the loops of the direct feed round four tiles (see `strip.kind`)."""
+    inner, guard, narrow_inner, narrow_guard = (tile.label for tile in tiles)
+
+    def forward_direct(
+        x: int, w: int, b: int, o: int, plan: int, first: int, last: int
+    ) -> None:
+        groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
+        rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
+        lanes = get(plan, "plan.lanes")
+        for item in range(first, last):
+            rest = item // groups
+            block = entry(plan, "plan.rows_at", "rows", (rest // strips) % rows)
+            here = entry(plan, "plan.strips_at", "strip", rest % strips)
+            n = rest // strips // rows
+            x_at = x + n * get(plan, "plan.x_n")
+            x_at += get(block, "rows.x") + get(here, "strip.x")
+            o_at = o + n * get(plan, "plan.o_n")
+            o_at += get(block, "rows.o") + get(here, "strip.o")
+            kind = get(here, "strip.kind")
+            start = (item % groups) * group
+            for v in range(start, min(start + group, lanes)):
+                lane = entry(plan, "plan.lanes_at", "lane", v)
+                skip = get(lane, "lane.o")
+                fields = (
+                    x_at + get(lane, "lane.x"),
+                    w + skip,
+                    b + skip if b else 0,
+                    o_at + skip,
+                    get(plan, "plan.x_row"),
+                    get(plan, "plan.x_pix"),
+                    get(plan, "plan.w_tap"),
+                    get(plan, "plan.o_row"),
+                    get(plan, "plan.o_pix"),
+                    get(block, "rows.low"),
+                    get(block, "rows.high"),
+                    get(block, "rows.first"),
+                    get(block, "rows.last"),
+                    get(here, "strip.low"),
+                    get(here, "strip.high"),
+                    get(here, "strip.columns"),
+                    get(lane, "lane.count"),
+                    get(plan, "plan.kh"),
+                    get(plan, "plan.kw"),
+                    get(plan, "plan.sh"),
+                    get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0,
+                    plan + PARAMETER,
+                )
+                if kind == 0:
+                    strip(fields, inner)
+                elif kind == 1:
+                    strip(fields, guard)
+                elif kind == 2:
+                    strip(fields, narrow_inner)
+                else:
+                    strip(fields, narrow_guard)
+
+    return forward_direct
+
+
+def make_packed(tiles: list[Tile]) -> Callable[..., None]:
+    """Build the loops of the packed feed round four tiles (see `strip.kind`)."""
+    inner, guard, narrow_inner, narrow_guard = (tile.label for tile in tiles)
+    dtype, width = tiles[0].dtype, tiles[0].lanes
+    itemsize = BYTES[dtype]
+    pitch = width * itemsize
+
+    def forward_packed(
+        x: int, w: int, b: int, o: int, plan: int, first: int, last: int
+    ) -> None:
+        rows, lanes = get(plan, "plan.rows"), get(plan, "plan.lanes")
+        strips, multiplier = get(plan, "plan.strips"), get(plan, "plan.m")
+        columns, o_columns = get(plan, "plan.w"), get(plan, "plan.ow")
+        x_bytes = get(plan, "plan.scratch_x")
+        scratch = np.empty(x_bytes + get(plan, "plan.scratch_o") + LINE, np.uint8)
+        x_block = (scratch.ctypes.data + LINE - 1) & -LINE
+        o_block = x_block + x_bytes
+        for item in range(first, last):
+            lane = entry(plan, "plan.lanes_at", "lane", item % lanes)
+            block = entry(plan, "plan.rows_at", "rows", (item // lanes) % rows)
+            n = item // lanes // rows
+            count = get(lane, "lane.count")
+            skip = get(lane, "lane.o")
+            begin, end = get(block, "rows.first"), get(block, "rows.last")
+            stride = get(plan, "plan.sh")
+            low = max(get(block, "rows.low"), begin * stride)
+            high = min(
+                get(block, "rows.high"), (end - 1) * stride + get(plan, "plan.kh")
+            )
+            x_at = x + n * get(plan, "plan.x_n") + get(block, "rows.x")
+            x_at += get(lane, "lane.x") + low * get(plan, "plan.x_h")
+            pack_block(
+                x_at,
+                (get(plan, "plan.x_h"), get(plan, "plan.x_w"), get(plan, "plan.x_c")),
+                x_block,
+                pitch,
+                (max(0, high - low), columns, (count + multiplier - 1) // multiplier),
+                dtype,
+                width,
+                itemsize,
+            )
+            for s in range(strips):
+                here = entry(plan, "plan.strips_at", "strip", s)
+                kind = get(here, "strip.kind")
+                fields = (
+                    x_block - low * columns * pitch + get(here, "strip.x"),
+                    w + skip,
+                    b + skip if b else 0,
+                    o_block - begin * o_columns * pitch + get(here, "strip.o"),
+                    columns * pitch,
+                    get(plan, "plan.x_pix"),
+                    get(plan, "plan.w_tap"),
+                    o_columns * pitch,
+                    get(plan, "plan.o_pix"),
+                    low,
+                    max(low, high),
+                    begin,
+                    end,
+                    get(here, "strip.low"),
+                    get(here, "strip.high"),
+                    get(here, "strip.columns"),
+                    count,
+                    get(plan, "plan.kh"),
+                    get(plan, "plan.kw"),
+                    stride,
+                    0,
+                    plan + PARAMETER,
+                )
+                if kind == 0:
+                    strip(fields, inner)
+                elif kind == 1:
+                    strip(fields, guard)
+                elif kind == 2:
+                    strip(fields, narrow_inner)
+                else:
+                    strip(fields, narrow_guard)
+            o_at = o + n * get(plan, "plan.o_n") + get(block, "rows.o")
+            o_at += (skip // itemsize) * get(plan, "plan.o_c")
+            unpack_block(
+                o_block,
+                pitch,
+                o_at + begin * get(plan, "plan.o_h"),
+                (get(plan, "plan.o_h"), get(plan, "plan.o_w"), get(plan, "plan.o_c")),
+                (end - begin, o_columns, count),
+                dtype,
+                width,
+                itemsize,
+            )
+        scratch[0] = 0
+
+    return forward_packed
+
+
+@jit.helper
+def _prepare(w, b, plan, plane, target, dtype, width, itemsize):  # type: ignore[no-untyped-def]
+    """Repeat each tap's weights (and the bias) over the lanes; return the bias's place.
+
+    Lane i takes output channel `plane + i % period`; unused lanes are never stored.
+    """
+    taps = get(plan, "plan.kh") * get(plan, "plan.kw")
+    period, tap = get(plan, "plan.period"), get(plan, "plan.w_tap")
+    for k in range(taps + 1):
+        source = w + k * tap if k < taps else b
+        if source:
+            c = 0
+            for lane in range(width):
+                copy_element(
+                    source + (plane + c) * itemsize,
+                    target + (k * width + lane) * itemsize,
+                    dtype,
+                )
+                c += 1
+                if c == period:
+                    c = 0
+    return target + taps * width * itemsize if b else 0
+
+
+def make_flat(tiles: list[Tile]) -> Callable[..., None]:
+    """Build the loops of the flat feed round four tiles (see `strip.kind`)."""
+    inner, guard, narrow_inner, narrow_guard = (tile.label for tile in tiles)
+    dtype, width = tiles[0].dtype, tiles[0].lanes
+    itemsize = BYTES[dtype]
+
+    def forward_flat(
+        x: int, w: int, b: int, o: int, plan: int, first: int, last: int
+    ) -> None:
+        rows, strips = get(plan, "plan.rows"), get(plan, "plan.strips")
+        planes, multiplier = get(plan, "plan.planes"), get(plan, "plan.m")
+        x_bytes, o_bytes = get(plan, "plan.scratch_x"), get(plan, "plan.scratch_o")
+        w_bytes = (get(plan, "plan.kh") * get(plan, "plan.kw") + 1) * width * itemsize
+        scratch = np.empty(x_bytes + o_bytes + w_bytes + LINE, np.uint8)
+        weights = (scratch.ctypes.data + LINE - 1) & -LINE
+        x_block = weights + w_bytes
+        o_block = x_block + x_bytes
+        prepared = -1
+        bias = 0
+        for item in range(first, last):
+            block = entry(plan, "plan.rows_at", "rows", item % rows)
+            plane = (item // rows) % planes
+            n = item // rows // planes
+            if plane != prepared:
+                bias = _prepare(w, b, plan, plane, weights, dtype, width, itemsize)
+                prepared = plane
+            x_at = x + n * get(plan, "plan.x_n") + get(block, "rows.x")
+            x_at += (plane // multiplier) * get(plan, "plan.x_c")
+            o_at = o + n * get(plan, "plan.o_n") + get(block, "rows.o")
+            o_at += plane * get(plan, "plan.o_c")
+            x_row, o_row = get(plan, "plan.x_row"), get(plan, "plan.o_row")
+            begin, end = get(block, "rows.first"), get(block, "rows.last")
+            stride = get(plan, "plan.sh")
+            low, high = get(block, "rows.low"), get(block, "rows.high")
+            if x_bytes:
+                low = max(low, begin * stride)
+                high = min(high, (end - 1) * stride + get(plan, "plan.kh"))
+                high = max(low, high)
+                _pack_rows(x_at, plan, low, high, x_block, dtype, itemsize)
+                x_at = x_block - low * x_row
+            result = o_at
+            if o_bytes:
+                o_at = o_block - begin * o_row
+            for s in range(strips):
+                here = entry(plan, "plan.strips_at", "strip", s)
+                kind = get(here, "strip.kind")
+                fields = (
+                    x_at,
+                    weights,
+                    bias,
+                    o_at + get(here, "strip.o"),
+                    x_row,
+                    o_row,
+                    low,
+                    high,
+                    begin,
+                    end,
+                    plan + get(plan, "plan.taps_at"),
+                    get(plan, "plan.kh"),
+                    get(plan, "plan.kw"),
+                    stride,
+                    get(here, "strip.x"),
+                    get(plan, "plan.x_pix"),
+                    get(plan, "plan.o_pix"),
+                    get(here, "strip.columns"),
+                    get(plan, "plan.used"),
+                    0,
+                    plan + PARAMETER,
+                )
+                if kind == 0:
+                    flat_strip(fields, inner)
+                elif kind == 1:
+                    flat_strip(fields, guard)
+                elif kind == 2:
+                    flat_strip(fields, narrow_inner)
+                else:
+                    flat_strip(fields, narrow_guard)
+            if o_bytes:
+                _unpack_rows(o_block, plan, begin, end, result, dtype, itemsize)
+        scratch[0] = 0
+
+    return forward_flat
+
+
+@jit.helper
+def _pack_rows(x, plan, low, high, target, dtype, itemsize):  # type: ignore[no-untyped-def]
+    """Copy input rows so that columns a stride apart become neighbours.
+
+    A packed row holds one segment per column phase: columns p, p + stride, ...
+    """
+    columns, channels = get(plan, "plan.w"), get(plan, "plan.c")
+    stride, segment = get(plan, "plan.sw"), get(plan, "plan.segment")
+    for row in range(low, high):
+        source = x + row * get(plan, "plan.x_h")
+        start = target + (row - low) * get(plan, "plan.x_row")
+        for phase in range(stride):
+            at = start + phase * segment
+            for column in range(phase, columns, stride):
+                pixel = source + column * get(plan, "plan.x_w")
+                for c in range(channels):
+                    copy_element(pixel + c * get(plan, "plan.x_c"), at, dtype)
+                    at += itemsize
+
+
+@jit.helper
+def _unpack_rows(source, plan, begin, end, o, dtype, itemsize):  # type: ignore[no-untyped-def]
+    """Copy dense rows of results to wherever the caller's array has them."""
+    columns, channels = get(plan, "plan.ow"), get(plan, "plan.period")
+    for row in range(begin, end):
+        at = source + (row - begin) * get(plan, "plan.o_row")
+        start = o + row * get(plan, "plan.o_h")
+        for column in range(columns):
+            pixel = start + column * get(plan, "plan.o_w")
+            for c in range(channels):
+                copy_element(at, pixel + c * get(plan, "plan.o_c"), dtype)
+                at += itemsize
+
+
+FEEDS = {"direct": make_direct, "packed": make_packed, "flat": make_flat}
+
+
+@functools.cache
+def kernel_address(feed: str, tiles: tuple[Tile, ...]) -> int:
+    """Return the address of the compiled loops of a feed round its tiles."""
+    first = tiles[0]
+    label = f"{feed}_{first.label}_w{'x'.join(str(t.width) for t in tiles[::2])}"
+    return _compile(FEEDS[feed](list(tiles)), label)
+
+
+_COMPILED: list[Any] = []
+
+
+def _compile(function: Callable[..., None], label: str) -> int:
+    compiled = jit.compile_kernel(function, label)
+    _COMPILED.append(compiled)  # keeps the machine code alive
+    return int(compiled.address)

@@ -1,0 +1,158 @@
+"""Numbers for the kernels: which tile, how wide, which strips, rows and lanes.
+
+Everything that depends on the image's size, padding, dilation and strides becomes
+integers in tables here, so that compiled code depends on none of them.
+
+One axis with stride s and dilation d splits into d / gcd(s, d) *phases*: outputs of a
+phase read every d-th input, so within a phase the kernel is dense and the stride is
+s / gcd(s, d).  A dilated convolution is thus several dense ones with longer steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from numbadw import jit
+from numbadw.cpu import records
+from numbadw.cpu.tile import Tile
+from numbadw.geometry import Geometry
+
+# Kernels up to this many taps keep all weights in registers (3x3 and below).
+SWEEP_TAPS = 9
+# Kernels wider than this take the tile whose kernel columns are a run-time loop, so
+# that one compiled tile serves them all and no emitted block grows past 1,000 taps.
+ROWS_COLUMNS = 13
+# Kernels with more taps than this sum each block of rows by itself: one float32
+# accumulator would drift past 4 eps sqrt(taps).
+CHAIN_TAPS = 1000
+
+
+class Phase(NamedTuple):
+    """One dense convolution along an axis."""
+
+    start: int  # input index of column 0, maybe outside the image
+    out: int  # first output
+    count: int  # outputs
+    low: int  # dense columns that exist: low <= column < high
+    high: int
+
+
+class Axis(NamedTuple):
+    """An axis as dense phases: input step, output step and stride within a phase."""
+
+    phases: list[Phase]
+    in_step: int
+    out_step: int
+    stride: int
+
+
+def split_axis(size: int, out: int, stride: int, dilation: int, before: int) -> Axis:
+    """Split an axis of `size` inputs and `out` outputs into its dense phases."""
+    common = math.gcd(stride, dilation)
+    out_step = dilation // common
+    phases = []
+    for first in range(min(out_step, out)):
+        start = first * stride - before
+        low = max(0, -(start // dilation))
+        high = max(low, -((start - size) // dilation))
+        phases.append(Phase(start, first, -(-(out - first) // out_step), low, high))
+    return Axis(phases, dilation, out_step, stride // common)
+
+
+class Steps(NamedTuple):
+    """Byte steps of an array along image, row, column and channel."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+
+    @classmethod
+    def of(cls, strides: tuple[int, ...], channels_first: bool) -> Steps:
+        """Reorder an array's strides."""
+        if channels_first:
+            n, c, h, w = strides
+            return cls(n, h, w, c)
+        return cls(*strides)
+
+
+def cover(count: int, widths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Cover `count` columns with tiles; return (first column, index of width) each.
+
+    The last tile of each width may overlap its neighbour.  Fewest columns computed
+    first, then fewest tiles.
+    """
+    best: tuple[int, int, int] | None = None
+    wide, narrow = widths[0], widths[-1]
+    for many in range(-(-count // wide) + 1):
+        few = max(0, -(-(count - many * wide) // narrow))
+        cost = many * (wide + 1) + few * (narrow + 1)
+        if best is None or cost < best[0]:
+            best = (cost, many, few)
+    _, many, few = best or (0, 0, 0)
+    tiles, position = [], 0
+    for kind in [0] * many + [len(widths) - 1] * few:
+        first = max(0, min(position, count - widths[kind]))
+        tiles.append((first, kind))
+        position = first + widths[kind]
+    return tiles
+
+
+def row_blocks(count: int, blocks: int) -> list[tuple[int, int]]:
+    """Split rows into nearly equal blocks."""
+    blocks = max(1, min(blocks, count))
+    return [(count * i // blocks, count * (i + 1) // blocks) for i in range(blocks)]
+
+
+def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
+    """Return the bytes an array spans below and above its data pointer."""
+    low = sum(min(0, (n - 1) * s) for n, s in zip(shape, strides, strict=True))
+    high = sum(max(0, (n - 1) * s) for n, s in zip(shape, strides, strict=True))
+    return (0, 0) if 0 in shape else (low, high + itemsize)
+
+
+class Plan(NamedTuple):
+    """What to run: the feed and tiles to compile, and the integers they read."""
+
+    feed: str
+    tiles: tuple[Tile, ...]
+    integers: np.ndarray
+    items: int
+
+    @property
+    def address(self) -> int:
+        """The address of the integers, valid while the plan lives."""
+        return int(self.integers.ctypes.data)
+
+
+# The record that each table's entries are.
+TABLES = {"rows": "rows", "strips": "strip", "lanes": "lane", "taps": "tap"}
+
+
+def assemble(
+    feed: str,
+    tiles: tuple[Tile, ...],
+    items: int,
+    fields: dict[str, int],
+    tables: dict[str, list[tuple[int, ...]]],
+) -> Plan:
+    """Lay the fields and tables out as the records say."""
+    at = records.size("plan")
+    words: list[int] = []
+    for name, table in tables.items():
+        fields[f"{name}_at"] = at
+        record = TABLES[name]
+        for row in table:
+            if len(row) != len(records.RECORDS[record]):
+                msg = f"a {record} record has other fields: {row}"
+                raise ValueError(msg)
+            words.extend(row)
+            at += 8 * len(row)
+    head = [fields.pop(name, 0) for name in records.RECORDS["plan"]]
+    if fields:
+        msg = f"unknown plan fields: {sorted(fields)}"
+        raise KeyError(msg)
+    return Plan(feed, tiles, np.array(head + words, dtype=np.int64), items)

@@ -1,0 +1,337 @@
+"""The planner of the forward pass: geometry and strides in, a `Plan` out.
+
+    few channels, lanes along the row           -> flat feed
+    pixels are neighbours and rows are long     -> flat feed, one plane at a time
+    channels are neighbours                     -> direct feed
+    anything else                               -> packed feed
+"""
+
+from __future__ import annotations
+
+import struct
+
+from numbadw import jit
+from numbadw.cpu.plan import (
+    CHAIN_TAPS,
+    ROWS_COLUMNS,
+    SWEEP_TAPS,
+    Axis,
+    Plan,
+    Steps,
+    assemble,
+    cover,
+    extent,
+    row_blocks,
+    split_axis,
+)
+from numbadw.cpu.tile import Tile
+from numbadw.geometry import Geometry
+
+# Rows shorter than this many vectors leave too many lanes idle for the flat feed.
+PLANE_VECTORS = 2
+# Bytes of packed rows that a block of rows may take: a quarter of a usual L2.
+PACKED_BYTES = 256 * 1024
+# Work items a plan aims at, so that threads share them evenly; a fixed number, so
+# that plans (and results) never depend on the number of threads.
+ITEMS = 64
+
+
+class Request:
+    """One forward problem: geometry, element size, and where the bytes lie."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        itemsize: int,
+        x_strides: tuple[int, ...],
+        o_strides: tuple[int, ...],
+        activation: str,
+        parameter: float,
+    ) -> None:
+        g = geometry
+        self.g = g
+        self.itemsize = itemsize
+        self.dtype = "f32" if itemsize == 4 else "f64"
+        self.lanes = jit.target().vector_bytes // itemsize
+        self.activation = activation
+        self.x = Steps.of(x_strides, g.channels_first)
+        self.o = Steps.of(o_strides, g.channels_first)
+        self.rows = split_axis(g.h, g.oh, g.sh, g.dh, g.pt)
+        self.columns = split_axis(g.w, g.ow, g.sw, g.dw, g.pl)
+        self.channels = g.c * g.m
+        o_low, o_high = extent(g.output_shape, o_strides, itemsize)
+        x_low, x_high = extent(g.input_shape, x_strides, itemsize)
+        (bits,) = struct.unpack("q", struct.pack("d", parameter))
+        self.fields = {
+            "o_low": o_low,
+            "o_high": o_high,
+            "x_low": x_low,
+            "x_high": x_high,
+            "w_bytes": g.kh * g.kw * self.channels * itemsize,
+            "b_bytes": self.channels * itemsize,
+            "x_n": self.x.n,
+            "x_h": self.x.h * self.rows.in_step,
+            "x_w": self.x.w,
+            "x_c": self.x.c,
+            "o_n": self.o.n,
+            "o_h": self.o.h * self.rows.out_step,
+            "o_w": self.o.w,
+            "o_c": self.o.c,
+            "w_tap": self.channels * itemsize,
+            "kh": g.kh,
+            "kw": g.kw,
+            "sh": self.rows.stride,
+            "w": g.w,
+            "ow": g.ow,
+            "c": g.c,
+            "parameter": bits,
+        }
+
+    def dense(self, steps: Steps, channels: int) -> bool:
+        """Tell whether pixels and channels follow each other without a gap."""
+        near = channels == 1 or steps.c == self.itemsize
+        return near and steps.w == channels * self.itemsize
+
+    def row_table(self, blocks: int) -> list[tuple[int, ...]]:
+        """Return the row blocks of every phase, about `blocks` in all."""
+        table = []
+        each = -(-blocks // len(self.rows.phases))
+        for phase in self.rows.phases:
+            for first, last in row_blocks(phase.count, each):
+                table.append(
+                    (
+                        phase.start * self.x.h,
+                        phase.out * self.o.h,
+                        phase.low,
+                        phase.high,
+                        first,
+                        last,
+                    )
+                )
+        return table
+
+
+def plan_forward(request: Request) -> Plan:
+    """Choose the feed and make the plan."""
+    r = request
+    g, lanes = r.g, r.lanes
+    if r.channels <= lanes // 2:
+        return plan_flat(r, planes=1)
+    near_x = g.c == 1 or r.x.c == r.itemsize
+    near_o = r.o.c == r.itemsize
+    if near_x and near_o:
+        return plan_direct(r)
+    if r.x.w == r.itemsize and r.o.w == r.itemsize and g.ow >= PLANE_VECTORS * lanes:
+        return plan_flat(r, planes=r.channels)
+    return plan_packed(r)
+
+
+def choose_tiles(r: Request) -> tuple[Tile, ...]:
+    """Return the four tiles (two widths, each without and with guards)."""
+    g, many = r.g, jit.target().registers >= 32
+    masked = jit.target().vector_bytes == 64
+    sh, sw, kh, kw = r.rows.stride, r.columns.stride, g.kh, g.kw
+    multiplier = g.m if g.m <= r.lanes // 2 else 0
+    if kh * kw <= SWEEP_TAPS:
+        form, widths = "sweep", sweep_widths(kh, kw, sh, many)
+    elif kw > ROWS_COLUMNS and kw > sw * 6:
+        form, widths = "wide", (14, 7) if many and kw > sw * 13 else (7, 7)
+        sh = kh = kw = 0
+    else:
+        form, widths = "rows", (14, 7) if many and kw <= ROWS_COLUMNS else (7, 4)
+        sh = kh = 0
+    return tuple(
+        Tile(
+            form,
+            r.dtype,
+            r.lanes,
+            kh,
+            kw,
+            sh,
+            sw,
+            width,
+            multiplier,
+            guarded,
+            masked,
+            r.activation,
+        )
+        for width in widths
+        for guarded in (False, True)
+    )
+
+
+def sweep_widths(kh: int, kw: int, sh: int, many: bool) -> tuple[int, int]:
+    """Return the widths whose accumulators fit the registers beside the weights."""
+    ages = -(-kh // sh)
+    free = (30 if many else 14) - (kh * kw if many else 3)
+    wide = max(2, min(14, free // ages))
+    return wide, max(2, (wide + 1) // 2)
+
+
+def lane_table(r: Request, o_step: int) -> list[tuple[int, ...]]:
+    """Return input offset, output offset and count of every lane vector."""
+    g, lanes = r.g, r.lanes
+    table = []
+    if g.m <= lanes // 2:
+        whole = (lanes // g.m) * g.m
+        for first in range(0, r.channels, whole):
+            count = min(whole, r.channels - first)
+            table.append((first // g.m * r.x.c, first * r.itemsize, count))
+    else:
+        for c in range(g.c):
+            for first in range(0, g.m, lanes):
+                count = min(lanes, g.m - first)
+                at = (c * g.m + first) * r.itemsize
+                table.append((c * r.x.c, at, count))
+    return table
+
+
+def strip_table(
+    r: Request, tiles: tuple[Tile, ...], x_w: int, o_w: int
+) -> list[tuple[int, ...]]:
+    """Return the column strips of every phase; x_w and o_w are bytes per column."""
+    axis, kw = r.columns, r.g.kw
+    widths = (tiles[0].width, tiles[2].width)
+    table = []
+    for phase in axis.phases:
+        for first, index in cover(phase.count, widths):
+            width = widths[index]
+            columns = min(width, phase.count - first)
+            span = axis.stride * (width - 1) + kw
+            low = phase.low - first * axis.stride
+            high = phase.high - first * axis.stride
+            low = min(max(low, 0), span)
+            high = max(low, min(high, span))
+            guarded = low > 0 or high < span or columns < width
+            start = phase.start + first * axis.stride * axis.in_step
+            out = phase.out + first * axis.out_step
+            table.append(
+                (2 * index + guarded, start * x_w, out * o_w, low, high, columns)
+            )
+    return table
+
+
+def plan_direct(r: Request) -> Plan:
+    """Plan the feed that reads and writes the caller's arrays in place."""
+    g, axis = r.g, r.columns
+    tiles = choose_tiles(r)
+    lanes = lane_table(r, r.itemsize)
+    strips = strip_table(r, tiles, r.x.w, r.o.w)
+    group = max(1, min(4, len(lanes) // 8))
+    groups = -(-len(lanes) // group)
+    blocks = -(-ITEMS // max(1, g.n * len(strips) * groups))
+    rows = r.row_table(max(len(r.rows.phases), min(blocks, g.oh // 16)))
+    items = g.n * len(rows) * len(strips) * groups
+    fields = r.fields | {
+        "rows": len(rows),
+        "strips": len(strips),
+        "lanes": len(lanes),
+        "groups": groups,
+        "group": group,
+        "x_row": r.fields["x_h"],
+        "x_pix": r.x.w * axis.in_step,
+        "o_row": r.fields["o_h"],
+        "o_pix": r.o.w * axis.out_step,
+    }
+    tables = {"rows": rows, "strips": strips, "lanes": lanes}
+    return assemble("direct", tiles, items, fields, tables)
+
+
+def plan_packed(r: Request) -> Plan:
+    """Plan the feed that copies blocks to dense scratch and back."""
+    g, axis = r.g, r.columns
+    tiles = choose_tiles(r)
+    pitch = r.lanes * r.itemsize
+    lanes = lane_table(r, r.itemsize)
+    strips = strip_table(r, tiles, pitch, pitch)
+    row_bytes = g.w * pitch * r.rows.stride + g.ow * pitch
+    blocks = -(-(g.oh * row_bytes) // PACKED_BYTES)
+    rows = r.row_table(max(len(r.rows.phases), min(blocks, g.oh)))
+    tallest = max(row[5] - row[4] for row in rows)
+    need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)
+    multiplier = tiles[0].multiplier
+    fields = r.fields | {
+        "rows": len(rows),
+        "strips": len(strips),
+        "lanes": len(lanes),
+        "x_pix": pitch * axis.in_step,
+        "o_pix": pitch * axis.out_step,
+        "m": multiplier or r.lanes,
+        "scratch_x": need * g.w * pitch,
+        "scratch_o": tallest * g.ow * pitch,
+    }
+    tables = {"rows": rows, "strips": strips, "lanes": lanes}
+    items = g.n * len(rows) * len(lanes)
+    return assemble("packed", tiles, items, fields, tables)
+
+
+def plan_flat(r: Request, planes: int) -> Plan:
+    """Plan lanes along the row: all channels together, or one plane at a time."""
+    g, isz = r.g, r.itemsize
+    c, m = (1, 1) if planes > 1 else (g.c, g.m)
+    pixels = max(1, (r.lanes // m) // c)
+    used = pixels * c * m
+    together = 2 if r.rows.stride == 1 and g.kh * g.kw <= CHAIN_TAPS else 1
+    widths = (8, 2) if jit.target().registers >= 32 else (4, 1)
+    tiles = tuple(
+        Tile(
+            "flat",
+            r.dtype,
+            r.lanes,
+            together,
+            0,
+            0,
+            0,
+            width,
+            m,
+            guarded,
+            True,
+            r.activation,
+        )
+        for width in widths
+        for guarded in (False, True)
+    )
+    packs = g.sw > 1 or not (planes > 1 or r.dense(r.x, c))
+    stages = not (planes > 1 or r.dense(r.o, c * m))
+    segment = -(-g.w // g.sw) * c
+    taps = []
+    for kx in range(g.kw):
+        q, phase = divmod(kx * g.dw - g.pl, g.sw)
+        count = len(range(phase, g.w, g.sw)) * c
+        taps.append(((phase * segment + q * c) * isz, q * c, count))
+    strips = []
+    total = g.ow * c * m
+    for first, index in cover(-(-g.ow // pixels), widths):
+        left = total - first * used
+        low = min(t[1] for t in taps) + first * pixels * c
+        last = first + widths[index] - 1
+        inside = low >= 0 and left >= widths[index] * used
+        for _, start, count in taps:
+            inside = inside and start + (last + 1) * pixels * c <= count
+        strips.append(
+            (2 * index + (not inside), first * pixels * c, first * used * isz, 0, 0, left)
+        )
+    row_bytes = (g.w * c * r.rows.stride + total) * isz
+    blocks = -(-(g.oh * row_bytes) // PACKED_BYTES)
+    blocks = max(blocks, -(-ITEMS // (g.n * planes or 1)))
+    rows = r.row_table(max(len(r.rows.phases), min(blocks, max(1, g.oh // 8))))
+    tallest = max(row[5] - row[4] for row in rows)
+    need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)
+    fields = r.fields | {
+        "rows": len(rows),
+        "strips": len(strips),
+        "planes": planes,
+        "m": g.m if planes > 1 else 1,
+        "period": c * m,
+        "used": used,
+        "sw": g.sw,
+        "segment": segment * isz,
+        "x_row": g.sw * segment * isz if packs else r.fields["x_h"],
+        "o_row": total * isz if stages else r.fields["o_h"],
+        "x_pix": pixels * c,
+        "o_pix": used * isz,
+        "scratch_x": need * g.sw * segment * isz if packs else 0,
+        "scratch_o": tallest * total * isz if stages else 0,
+    }
+    tables = {"rows": rows, "strips": strips, "taps": taps}
+    return assemble("flat", tiles, g.n * planes * len(rows), fields, tables)

@@ -1,0 +1,133 @@
+"""The integers a kernel reads: one plan and its tables, fields named here only.
+
+A plan is one int64 array: the `plan` record, then tables of `rows`, `strip` and `lane`
+records.  Every size counts elements or entries, every step and offset bytes.
+Compiled code reads a field by its literal name, as in `get(address, "strip.x")`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+RECORDS: dict[str, tuple[str, ...]] = {
+    "plan": (
+        "o_low",  # extent of the result round its data pointer, in bytes
+        "o_high",
+        "x_low",  # extent of the inputs
+        "x_high",
+        "w_bytes",  # extent of the kernel and the bias
+        "b_bytes",
+        "rows",  # number of row blocks, strips, lane vectors and their groups
+        "strips",
+        "lanes",
+        "groups",
+        "group",  # lane vectors in a group
+        "rows_at",  # byte offsets of the tables
+        "strips_at",
+        "lanes_at",
+        "taps_at",
+        "x_n",  # byte steps in the inputs: image, row, column, channel
+        "x_h",
+        "x_w",
+        "x_c",
+        "o_n",  # and in the result
+        "o_h",
+        "o_w",
+        "o_c",
+        "x_row",  # byte steps of the tile (row and column of one phase)
+        "x_pix",
+        "w_tap",
+        "o_row",
+        "o_pix",
+        "kh",
+        "kw",
+        "sh",  # row stride within a phase
+        "stream",  # 1: store past the caches where the result is aligned
+        "parameter",  # the activation's parameter, a float64's bits
+        "w",  # input columns
+        "ow",  # output columns
+        "c",  # input channels
+        "m",  # outputs per input channel (direct, flat) or input lane (packed)
+        "sw",  # flat feed: column stride, bytes of a packed row's segment,
+        "segment",
+        "period",  # channels after which the weights repeat, lanes in use
+        "used",
+        "scratch_x",  # bytes of scratch for packed inputs and staged results
+        "scratch_o",
+        "planes",  # flat feed: planes per image (channels first), else 1
+    ),
+    "rows": (
+        "x",  # offset of input row 0 of the phase (maybe virtual) and output row 0
+        "o",
+        "low",  # input rows of the phase that exist: low <= row < high
+        "high",
+        "first",  # output rows of the block: first <= row < last
+        "last",
+    ),
+    "strip": (
+        "kind",  # which compiled tile: 2 * (index of its width) + guarded
+        "x",
+        "o",
+        "low",
+        "high",
+        "columns",
+    ),
+    "lane": ("x", "o", "count"),
+    "tap": ("x", "first", "count"),
+}
+
+
+def size(record: str) -> int:
+    """Return the bytes of one record."""
+    return 8 * len(RECORDS[record])
+
+
+def index(field: str) -> int:
+    """Return the position of a `"record.field"` in its record."""
+    record, name = field.split(".")
+    return RECORDS[record].index(name)
+
+
+I64 = ir.IntType(64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def word(typingctx: Any, address: Any) -> Any:
+    """Return the int64 at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.PointerType())
+        return builder.load(pointer, typ=I64, align=1)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def get(typingctx: Any, address: Any, field: Any) -> Any:
+    """Return a field of the record at an address: `get(strip, "strip.low")`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        offset = 8 * index(signature.args[1].literal_value)
+        at = builder.add(args[0], ir.Constant(I64, offset))
+        return builder.load(builder.inttoptr(at, ir.PointerType()), typ=I64, align=1)
+
+    return types.int64(types.int64, field), codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def entry(typingctx: Any, plan: Any, table: Any, record: Any, number: Any) -> Any:
+    """Return the address of a table's entry: `entry(p, "plan.rows_at", "rows", i)`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        offset = 8 * index(signature.args[1].literal_value)
+        at = builder.add(args[0], ir.Constant(I64, offset))
+        start = builder.load(builder.inttoptr(at, ir.PointerType()), typ=I64, align=1)
+        step = ir.Constant(I64, size(signature.args[2].literal_value))
+        skip = builder.mul(args[3], step)
+        return builder.add(args[0], builder.add(start, skip))
+
+    return types.int64(types.int64, table, record, types.int64), codegen

@@ -1,0 +1,396 @@
+"""The register tile: one strip of outputs, written as LLVM vector code.
+
+A *strip* is `width` neighbouring outputs of one channel vector (the lanes), over a run
+of output rows.  It knows registers only; where the strip lies, which rows and columns
+of the image exist and how many lanes count are run-time integers (`STRIP_FIELDS`).
+Three emitters share that interface; `plan.py` picks one by kernel size:
+
+sweep   kernels up to 3x3.  Weights stay in registers for the whole strip and every
+        input row is loaded once:
+
+            for row in input rows:                  # run time
+                for column in strip columns:        # unrolled
+                    x = load(row, column)
+                    for out in the kh/sh outputs the row belongs to:
+                        acc[out] += x * weight      # unrolled
+                store the output row that is complete, rotate acc
+
+rows    up to 13 columns.  One output row at a time, kernel rows in a run-time loop
+        (its bounds clip the top and bottom border), columns unrolled.
+
+wide    more columns.  Input columns in a run-time loop where all `width` outputs are
+        touched, and two unrolled triangles beside it.  Nothing depends on the kernel
+        size, so one compiled tile serves them all.
+
+Left and right borders: in a *guarded* tile every column sits behind a compare with
+`col_lo` and `col_hi`.  The order of the sum is the same for every output and tile:
+kernel rows, then kernel columns, ascending; so bits never depend on where a tile lies.
+
+Source: the split into tile, loops and table follows Van Zee and van de Geijn, "BLIS: A
+Framework for Rapidly Instantiating BLAS Functionality", ACM TOMS 41(3), 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from numba.core import types
+from numba.extending import intrinsic
+
+from numbadw.cpu.simd import Cell, Int, Simd, Vec
+from numbadw.cpu.vecmath import emit_activation
+
+# The integers a strip takes, in order.  "_row", "_pix" and "_tap" are byte steps;
+# rows and columns count from the strip's first input row and column.
+STRIP_FIELDS = (
+    "x",  # address of the (maybe virtual) first input row and column
+    "w",  # address of the first tap
+    "b",  # address of the bias, or 0
+    "o",  # address of output row 0, column 0 of the strip
+    "x_row",
+    "x_pix",
+    "w_tap",
+    "o_row",
+    "o_pix",
+    "row_lo",  # first input row that exists
+    "row_hi",  # one past the last
+    "first",  # output rows to compute: first <= row < last
+    "last",
+    "col_lo",  # first input column that exists
+    "col_hi",
+    "columns",  # output columns to store, at most the width
+    "lanes",  # output channels in use, at most the lane count
+    "kh",
+    "kw",
+    "sh",
+    "stream",  # non-zero: store past the caches
+    "parameter",  # address of the activation's parameter (a float64)
+)
+
+
+class Tile(NamedTuple):
+    """What one compiled strip depends on; `label` is its name everywhere."""
+
+    form: str  # sweep | rows | wide
+    dtype: str  # f32 | f64
+    lanes: int
+    kh: int  # 0 where the emitter takes it at run time
+    kw: int
+    sh: int
+    sw: int
+    width: int
+    multiplier: int  # outputs per input lane; 0: one input lane for all outputs
+    guarded: bool
+    masked: bool  # masks cost nothing (AVX-512); else whole vectors go without
+    activation: str
+
+    @property
+    def label(self) -> str:
+        """Name the tile, for example `sweep_f32x16_k3x3_s1x1_w7_m1_guard_relu`."""
+        guard = "guard" if self.guarded else "inner"
+        mask = "mask" if self.masked else "tail"
+        return (
+            f"{self.form}_{self.dtype}x{self.lanes}_k{self.kh}x{self.kw}"
+            f"_s{self.sh}x{self.sw}_w{self.width}_m{self.multiplier}"
+            f"_{guard}_{mask}_{self.activation}"
+        )
+
+    @classmethod
+    def parse(cls, label: str) -> Tile:
+        """Return the tile that has this label."""
+        form, vector, k, s, w, m, guard, mask, activation = label.split("_", 8)
+        dtype, lanes = vector.split("x")
+        kh, kw = k[1:].split("x")
+        sh, sw = s[1:].split("x")
+        return cls(
+            form,
+            dtype,
+            int(lanes),
+            int(kh),
+            int(kw),
+            int(sh),
+            int(sw),
+            int(w[1:]),
+            int(m[1:]),
+            guard == "guard",
+            mask == "mask",
+            activation,
+        )
+
+
+class Finish:
+    """Bias, activation and store of one output row, for every form of tile."""
+
+    def __init__(self, simd: Simd, tile: Tile, arguments: dict[str, Int]) -> None:
+        self.simd = simd
+        self.tile = tile
+        self.bias = arguments["b"]
+        self.stream = arguments["stream"]
+        self.parameter = arguments["parameter"]
+
+    def row(
+        self,
+        accs: list[Cell],
+        address: Int,
+        step: Int,
+        mask: Callable[[int], Any],
+        columns: Int | None = None,
+    ) -> None:
+        """Finish vectors `step` bytes apart; `columns` limits a guarded tile's."""
+        simd = self.simd
+        with simd.when(self.bias.compare("!=", 0)):
+            bias = simd.load(self.bias, mask(0))
+            for acc in accs:
+                acc.set(acc.get(simd.builder) + bias)
+        parameter = simd.load_parameter(self.parameter)
+        values = [
+            emit_activation(
+                simd, self.tile.activation, parameter, acc.get(simd.builder)
+            )
+            for acc in accs
+        ]
+
+        def store(word: Callable[[Vec, Int, int], None]) -> None:
+            for t, value in enumerate(values):
+                if self.tile.guarded and columns is not None and t:
+                    with simd.when(columns.compare(">", t)):
+                        word(value, address + t * step, t)
+                else:
+                    word(value, address + t * step, t)
+
+        with simd.builder.if_else(self.stream.compare("!=", 0)) as (streamed, plain):
+            with streamed:
+                store(lambda value, at, t: simd.stream(value, at))
+            with plain:
+                store(lambda value, at, t: simd.store(value, at, mask(t)))
+
+
+class Strip:
+    """The pieces every emitter needs: arguments, masks, loads, start and finish."""
+
+    def __init__(
+        self, simd: Simd, tile: Tile, arguments: dict[str, Int], masked: bool
+    ) -> None:
+        self.simd = simd
+        self.tile = tile
+        self.args = arguments
+        self.mask = simd.mask(arguments["lanes"]) if masked else None
+        self.source = self._source()
+        self.end = Finish(simd, tile, arguments)
+
+    def __getattr__(self, name: str) -> Int:
+        return self.args[name]
+
+    def _source(self) -> tuple[Simd, Any] | None:
+        """Return the narrower vector that inputs are loaded with, and its mask."""
+        tile, simd = self.tile, self.simd
+        if tile.multiplier < 2:
+            return None
+        narrow = Simd(simd.builder, tile.dtype, tile.lanes // tile.multiplier)
+        used = self.lanes + (tile.multiplier - 1)
+        count = simd.int(
+            simd.builder.udiv(used.value, simd.int(tile.multiplier).value)
+        )
+        return narrow, None if self.mask is None else narrow.mask(count)
+
+    def load_x(self, address: Int) -> Vec:
+        """Load the input lanes that belong to the output lanes."""
+        if self.tile.multiplier == 0:
+            return self.simd.load_splat(address)
+        if self.source is None:
+            return self.simd.load(address, self.mask)
+        narrow, mask = self.source
+        loaded = narrow.load(address, mask)
+        return self.simd.repeat(loaded, self.tile.multiplier)
+
+    def load_w(self, address: Int) -> Vec:
+        """Load the weights of one tap."""
+        return self.simd.load(address, self.mask)
+
+    def fresh(self) -> list[Cell]:
+        """Return one accumulator per output column, set to zero."""
+        simd = self.simd
+        return [simd.variable(simd.vec(0.0)) for _ in range(self.tile.width)]
+
+    def reset(self, accs: list[Cell]) -> None:
+        """Set accumulators back to zero."""
+        for acc in accs:
+            acc.set(self.simd.vec(0.0))
+
+    def add(self, acc: Cell, x: Vec, w: Vec) -> None:
+        """Accumulate one tap."""
+        acc.set(self.simd.fma(x, w, acc.get(self.simd.builder)))
+
+    def finish(self, accs: list[Cell], row: Int) -> None:
+        """Activate and store one output row."""
+        address = self.o + row * self.o_row
+        self.end.row(accs, address, self.o_pix, lambda t: self.mask, self.columns)
+
+    def column(self, j: Int | int, body: Any) -> None:
+        """Emit `body` for input column `j`, behind its guard where there is one."""
+        simd = self.simd
+        if not self.tile.guarded:
+            body()
+            return
+        index = j if isinstance(j, Int) else simd.int(j)
+        with simd.when(index.within(self.col_lo, self.col_hi)):
+            body()
+
+
+def emit_sweep(strip: Strip) -> None:
+    """Emit the strip for small kernels: weights in registers, each row loaded once."""
+    simd, tile = strip.simd, strip.tile
+    kh, kw, sh = tile.kh, tile.kw, tile.sh
+    ages = -(-kh // sh)
+    weights = [
+        [strip.load_w(strip.w + (ky * kw + kx) * strip.w_tap) for kx in range(kw)]
+        for ky in range(kh)
+    ]
+    accs = [strip.fresh() for _ in range(ages)]
+
+    def step(o: Int, young: int) -> None:
+        aged = [accs[(young - a) % ages] for a in range(ages)]
+        for r in range(min(sh, kh)):
+            row = o * sh + r
+            parts = [(aged[a], weights[r + sh * a]) for a in range(ages) if r + sh * a < kh]
+            with simd.when(row.within(strip.row_lo, strip.row_hi)):
+                _emit_columns(strip, strip.x + row * strip.x_row, parts)
+        done = o - (ages - 1)
+        with simd.when(done.compare(">=", strip.first)):
+            strip.finish(aged[-1], done)
+        strip.reset(aged[-1])
+
+    end = strip.last + (ages - 1)
+    with simd.loop(strip.first, end, ages) as o:
+        step(o, 0)
+        for young in range(1, ages):
+            with simd.when((o + young).compare("<", end)):
+                step(o + young, young)
+
+
+def _emit_columns(
+    strip: Strip, row: Int, targets: list[tuple[list[Cell], list[Vec]]]
+) -> None:
+    """Emit one input row of an unrolled tile into (accumulators, weights) pairs."""
+    tile = strip.tile
+
+    def column(j: int, taps: list[tuple[int, int]]) -> None:
+        x = strip.load_x(row + j * strip.x_pix)
+        for accs, weights in targets:
+            for t, kx in taps:
+                strip.add(accs[t], x, weights[kx])
+
+    for j in range(tile.sw * (tile.width - 1) + tile.kw):
+        taps = [
+            (t, j - tile.sw * t)
+            for t in range(tile.width)
+            if 0 <= j - tile.sw * t < tile.kw
+        ]
+        if taps:
+            strip.column(j, lambda j=j, taps=taps: column(j, taps))
+
+
+def emit_rows(strip: Strip) -> None:
+    """Emit the strip for middling kernels: kernel rows in a run-time loop."""
+    simd, tile = strip.simd, strip.tile
+    accs = strip.fresh()
+    with simd.loop(strip.first, strip.last) as o:
+        strip.reset(accs)
+        top = o * strip.sh
+        low = (strip.row_lo - top).maximum(0)
+        high = (strip.row_hi - top).minimum(strip.kh)
+        with simd.loop(low, high) as ky:
+            taps = strip.w + ky * strip.w_tap * tile.kw
+            weights = [strip.load_w(taps + kx * strip.w_tap) for kx in range(tile.kw)]
+            _emit_columns(strip, strip.x + (top + ky) * strip.x_row, [(accs, weights)])
+        strip.finish(accs, o)
+
+
+def emit_wide(strip: Strip) -> None:
+    """Emit the strip for kernels wider than the tile, each kernel row its own sum."""
+    simd, tile = strip.simd, strip.tile
+    sums, accs = strip.fresh(), strip.fresh()
+    with simd.loop(strip.first, strip.last) as o:
+        strip.reset(sums)
+        top = o * strip.sh
+        low = (strip.row_lo - top).maximum(0)
+        high = (strip.row_hi - top).minimum(strip.kh)
+        with simd.loop(low, high) as ky:
+            strip.reset(accs)
+            taps = strip.w + ky * strip.w_tap * strip.kw
+            _emit_wide_row(strip, strip.x + (top + ky) * strip.x_row, taps, accs)
+            for total, acc in zip(sums, accs, strict=True):
+                total.set(total.get(simd.builder) + acc.get(simd.builder))
+        strip.finish(sums, o)
+
+
+WIDE_UNROLL = 4  # input columns a step: 4 x, 14 acc and 1 w fit 32 registers
+
+
+def _emit_wide_row(strip: Strip, row: Int, taps: Int, accs: list[Cell]) -> None:
+    """Emit one kernel row: rising triangle, steady columns, falling triangle."""
+    simd, sw, width = strip.simd, strip.tile.sw, strip.tile.width
+    ramp = sw * (width - 1)
+
+    def columns(first: Int, count: int, outputs: list[list[int]]) -> None:
+        xs = [strip.load_x(row + (first + u) * strip.x_pix) for u in range(count)]
+        pairs: dict[int, list[tuple[int, int]]] = {}
+        for u in range(count):
+            for t in outputs[u]:
+                pairs.setdefault(u - sw * t, []).append((u, t))
+        for shift in sorted(pairs):
+            w = strip.load_w(taps + (first + shift) * strip.w_tap)
+            for u, t in pairs[shift]:
+                strip.add(accs[t], xs[u], w)
+
+    def single(j: Int, outputs: list[int]) -> None:
+        strip.column(j, lambda: columns(j, 1, [outputs]))
+
+    for j in range(ramp):
+        single(simd.int(j), [t for t in range(width) if sw * t <= j])
+    begin, end = simd.int(ramp), strip.kw
+    if strip.tile.guarded:
+        begin, end = begin.maximum(strip.col_lo), end.minimum(strip.col_hi)
+    everything = list(range(width))
+    blocks = (end - begin).maximum(0)
+    blocks = simd.int(simd.builder.ashr(blocks.value, simd.int(2).value))
+    middle = begin + blocks * WIDE_UNROLL
+    with simd.loop(begin, middle, WIDE_UNROLL) as j:
+        columns(j, WIDE_UNROLL, [everything] * WIDE_UNROLL)
+    with simd.loop(middle, end) as j:
+        columns(j, 1, [everything])
+    for d in range(ramp):
+        single(strip.kw + d, [t for t in range(width) if sw * t > d])
+
+
+EMITTERS = {"sweep": emit_sweep, "rows": emit_rows, "wide": emit_wide}
+
+
+def _strip(typingctx: Any, fields: Any, label: Any) -> Any:
+    signature = types.void(fields, label)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        tile = Tile.parse(sig.args[1].literal_value)
+        simd = Simd(builder, tile.dtype, tile.lanes)
+        values = {
+            name: simd.int(builder.extract_value(args[0], i))
+            for i, name in enumerate(STRIP_FIELDS)
+        }
+        emit = EMITTERS[tile.form]
+        if tile.masked:
+            emit(Strip(simd, tile, values, masked=True))
+            return context.get_dummy_value()
+        whole = values["lanes"].compare("==", tile.lanes)
+        with builder.if_else(whole) as (full, tail):
+            with full:
+                emit(Strip(simd, tile, values, masked=False))
+            with tail:
+                emit(Strip(simd, tile, values, masked=True))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+strip = intrinsic(prefer_literal=True)(_strip)
+

@@ -1,0 +1,304 @@
+"""The public functions: check, look the plan up, run.
+
+A call whose arguments were seen before costs one dictionary look-up: the key holds the
+shapes, strides and dtypes of the arrays and the options as given.  Everything else
+(checks, geometry, plan, compilation) happens on the first such call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from numbadw import activations, checks
+from numbadw.dispatch import (
+    OVERLAPS,
+    READ_ONLY,
+    Run,
+    bind_forward,
+    require_cuda,
+)
+from numbadw.geometry import Geometry, make_geometry
+from numbadw.memory import SMALL_BYTES, aligned_empty
+
+Array = npt.NDArray[Any]
+Prepared = Callable[[Array, Array | None], Array]
+
+# Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
+_CALLS: dict[Any, tuple[Run, tuple[int, ...], np.dtype[Any]]] = {}
+_MOST_CALLS = 4096
+
+
+def depthwise_conv2d(
+    inputs: Array,
+    kernel: Array,
+    bias: Array | None = None,
+    *,
+    strides: Any = 1,
+    padding: Any = "valid",
+    dilation_rate: Any = 1,
+    data_format: str = "channels_last",
+    activation: Any = None,
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Convolve every channel of a batch of images with its own filters.
+
+    Output channel `c * M + q` at (n, i, j) is `activation(bias[c * M + q] + sum over
+    ki, kj of inputs[n, i * sh + ki * dh - top, j * sw + kj * dw - left, c] *
+    kernel[ki, kj, c, q])`, where inputs outside the image count as zero.  As in every
+    neural network library the kernel is not flipped: this is a correlation.
+
+    Parameters
+    ----------
+    inputs : ndarray, shape (N, H, W, C), float32 or float64
+        The images; (N, C, H, W) with `data_format="channels_first"`.  Any strides,
+        alignment and byte order; a dense array whose channels are neighbours is
+        fastest, and best if its data starts on a 64-byte boundary.
+    kernel : ndarray, shape (kh, kw, C, M)
+        The filters, M of them a channel (Keras' and TensorFlow's layout).  The dtype
+        of `inputs`, or one that casts to it safely.
+    bias : ndarray, shape (C * M,), optional
+        Added to every output channel.
+    strides : int or (int, int), default 1
+        Steps between outputs in input pixels, rows then columns; at least 1.
+    padding : str, int or pairs, default "valid"
+        "valid" (none), "same" (TensorFlow's rule: `ceil(size / stride)` outputs, the
+        odd pixel at the bottom and right), an int, `(rows, columns)` or
+        `((top, bottom), (left, right))`.
+    dilation_rate : int or (int, int), default 1
+        Steps between kernel taps in input pixels; may be combined with strides.
+    data_format : {"channels_last", "channels_first"}, default "channels_last"
+        Where the channels are, in `inputs` and in the result.
+    activation : str or (str, float), optional
+        Applied to the result: linear, relu, relu6, leaky_relu, elu, selu, sigmoid,
+        hard_sigmoid, silu (swish), hard_silu (hard_swish), gelu (exact), tanh or
+        softplus, as Keras 3 defines them; `("leaky_relu", 0.1)` gives a parameter.
+    out : ndarray, optional
+        Where to write: exactly the result's shape and dtype, writable, apart from
+        every input.
+    backend : {"auto", "cpu", "cuda", "reference"}, default "auto"
+        "auto" is the CPU for NumPy arrays; "reference" is plain NumPy, slow and
+        obvious.
+
+    Returns
+    -------
+    ndarray, shape (N, oh, ow, C * M) or (N, C * M, oh, ow)
+        New array, or `out`; oh and ow as in `numbadw.geometry.output_size`.
+
+    Raises
+    ------
+    TypeError
+        For an argument of a wrong type or dtype.
+    ValueError
+        For a wrong value or shape, or an `out` that overlaps an input.
+    BackendUnavailableError
+        For `backend="cuda"` where it cannot run.
+
+    Notes
+    -----
+    Direct convolution: no im2col, no FFT; beyond the result it needs O(threads x
+    rows) of scratch, and none for dense channels_last arrays of many channels.
+    Cost: N * oh * ow * C * M * kh * kw multiply-adds.  float32 accumulates in float32,
+    within 4 eps sqrt(kh * kw) sum(abs(x) * abs(w)) before the activation.  The same
+    bits for any number of threads.  The first call with a new kernel size, stride,
+    dtype or activation compiles (a fraction of a second, kept on disk); new image
+    sizes, channel counts and paddings do not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbadw as ndw
+    >>> x = np.ones((1, 32, 32, 8), np.float32)
+    >>> kernel = np.ones((3, 3, 8, 2), np.float32)
+    >>> ndw.depthwise_conv2d(x, kernel, strides=2, padding="same").shape
+    (1, 16, 16, 16)
+    """
+    # Only exact types reach the look-up: True == 1 and masked arrays must not hit.
+    plain = (
+        type(inputs) is np.ndarray
+        and type(kernel) is np.ndarray
+        and (bias is None or type(bias) is np.ndarray)
+        and (out is None or type(out) is np.ndarray)
+        and (activation is None or type(activation) is str)
+    )
+    if plain:
+        if type(strides) is not int:
+            strides = checks.pair(strides, "strides")
+        if type(dilation_rate) is not int:
+            dilation_rate = checks.pair(dilation_rate, "dilation_rate")
+        if type(padding) is not str and type(padding) is not int:
+            padding = checks.padding(padding)
+        key = (
+            inputs.shape,
+            inputs.strides,
+            inputs.dtype,
+            kernel.shape,
+            kernel.strides,
+            kernel.dtype,
+            strides,
+            padding,
+            dilation_rate,
+            data_format,
+            activation,
+            backend,
+            None if bias is None else (bias.shape, bias.strides, bias.dtype),
+            None if out is None else (out.shape, out.strides, out.dtype),
+        )
+        try:
+            call = _CALLS.get(key)
+        except TypeError:  # an option that cannot be hashed: the checks name it
+            call, plain = None, False
+        if call is not None:
+            run, shape, dtype = call
+            if out is None:
+                result = aligned_empty(shape, dtype, small=SMALL_BYTES)
+                run(inputs, kernel, bias, result, 1)
+                return result
+            status = run(inputs, kernel, bias, out, 0)
+            if status:
+                _settle(status, run, inputs, kernel, bias, out)
+            return out
+    checked = _check(
+        inputs,
+        kernel,
+        bias,
+        strides,
+        padding,
+        dilation_rate,
+        data_format,
+        activation,
+        out,
+        backend,
+    )
+    run, geometry, x, w, b, o = checked
+    result = aligned_empty(geometry.output_shape, x.dtype) if o is None else o
+    run(x, w, b, result, 1)
+    if plain and x.dtype == inputs.dtype and _as_given(kernel, w) and _as_given(bias, b):
+        if len(_CALLS) >= _MOST_CALLS:
+            _CALLS.clear()
+        _CALLS[key] = run, geometry.output_shape, x.dtype
+    return result if out is None else out
+
+
+def prepare_depthwise_conv2d(
+    inputs: Array,
+    kernel: Array,
+    bias: Array | None,
+    *,
+    strides: Any,
+    padding: Any,
+    dilation_rate: Any,
+    data_format: str,
+    activation: Any,
+    out: Array | None,
+    backend: str,
+) -> Prepared:
+    """Check a call and return `run(inputs, out) -> result`, bound to the kernel.
+
+    The returned function serves inputs and out of the same shapes, strides and dtypes
+    as those given here; kernel and bias are read in place at each call, so they must be
+    C-contiguous and of the inputs' dtype.
+    """
+    checked = _check(
+        inputs,
+        kernel,
+        bias,
+        strides,
+        padding,
+        dilation_rate,
+        data_format,
+        activation,
+        out,
+        backend,
+    )
+    run, geometry, x, w, b, _ = checked
+    if x.dtype != inputs.dtype or not (_as_given(kernel, w) and _as_given(bias, b)):
+        msg = "a prepared call needs native, C-contiguous arrays of one dtype"
+        raise ValueError(msg)
+    shape, dtype = geometry.output_shape, x.dtype
+
+    def prepared(x: Array, out: Array | None) -> Array:
+        if out is None:
+            result = aligned_empty(shape, dtype, small=SMALL_BYTES)
+            run(x, kernel, bias, result, 1)
+            return result
+        status = run(x, kernel, bias, out, 0)
+        if status:
+            _settle(status, run, x, kernel, bias, out)
+        return out
+
+    return prepared
+
+
+def _as_given(given: Any, checked: Any) -> bool:
+    """Tell whether the checked array is the given one, not a converted copy."""
+    if given is None or checked is None:
+        return given is checked
+    same = given.dtype == checked.dtype and given.strides == checked.strides
+    return bool(same and np.may_share_memory(given, checked))
+
+
+def _settle(
+    status: int, run: Run, x: Array, w: Array, b: Array | None, out: Array
+) -> None:
+    """Run after all where the possible overlap is none, else raise."""
+    checks.out_array(out, out.shape, out.dtype, inputs=x, kernel=w, bias=b)
+    if status == OVERLAPS:
+        run(x, w, b, out, 1)
+    elif status == READ_ONLY:
+        msg = "out must be writable, got a read-only array"
+        raise ValueError(msg)
+
+
+Checked = tuple[Run, Geometry, Array, Array, Array | None, Array | None]
+
+
+def _check(
+    inputs: Any,
+    kernel: Any,
+    bias: Any,
+    strides: Any,
+    padding: Any,
+    dilation_rate: Any,
+    data_format: Any,
+    activation: Any,
+    out: Any,
+    backend: Any,
+) -> Checked:
+    """Turn the user's arguments into a bound run and the arrays it takes."""
+    target = checks.backend(backend)
+    if target == "cuda" or (target == "auto" and checks.is_device_array(inputs)):
+        require_cuda()
+    target = "cpu" if target == "auto" else target
+    channels_first = checks.data_format(data_format)
+    pairs = checks.pair(strides, "strides"), checks.pair(dilation_rate, "dilation_rate")
+    pads = checks.padding(padding)
+    name, parameter = activations.resolve(activation)
+    x = checks.input_array(inputs, "inputs")
+    w = checks.weight_array(kernel, "kernel", 4, x.dtype)
+    geometry = make_geometry(x.shape, w.shape, pairs[0], pads, pairs[1], channels_first)
+    b = checks.bias_array(bias, geometry.out_channels, x.dtype)
+    shape = geometry.output_shape
+    o = None
+    if out is not None:
+        o = checks.out_array(
+            out, shape, x.dtype, inputs=inputs, kernel=kernel, bias=bias
+        )
+    strides_out = _dense(shape, x.dtype.itemsize) if o is None else o.strides
+    run = bind_forward(
+        target, geometry, x.dtype, x.strides, strides_out, name, parameter
+    )
+    return run, geometry, x, w, b, o
+
+
+def _dense(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return the strides of a C-ordered array."""
+    strides = []
+    for size in reversed(shape):
+        strides.append(itemsize)
+        itemsize *= max(1, size)
+    return tuple(reversed(strides))

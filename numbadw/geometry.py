@@ -1,0 +1,217 @@
+"""Shapes of one convolution: the only home of padding and output-size rules."""
+
+from dataclasses import dataclass
+from typing import Literal, overload
+
+PadPair = tuple[int, int]
+PadMode = Literal["same", "valid"]
+Padding = PadMode | tuple[PadPair, PadPair]
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Every size of one depthwise convolution, checked and complete.
+
+    Output pixel (r, q) reads the input pixels `(r * sh + i * dh - pt,
+    q * sw + j * dw - pl)` for each tap (i, j); those outside the image count as
+    zeros. Made by `make_geometry`, which alone guarantees that the sizes agree.
+
+    Attributes
+    ----------
+    n, h, w, c : int
+        Images, rows, columns and channels of the input.
+    m : int
+        Depth multiplier: outputs per input channel.
+    kh, kw, sh, sw, dh, dw : int
+        Kernel size, strides and dilation, each vertical then horizontal.
+    pt, pb, pl, pr : int
+        Padding at the top, bottom, left and right.
+    oh, ow : int
+        Rows and columns of the output, both >= 1.
+    channels_first : bool
+        True for the layout (n, c, h, w), False for (n, h, w, c).
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    m: int
+    kh: int
+    kw: int
+    sh: int
+    sw: int
+    dh: int
+    dw: int
+    pt: int
+    pb: int
+    pl: int
+    pr: int
+    oh: int
+    ow: int
+    channels_first: bool
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the input in the caller's layout."""
+        if self.channels_first:
+            return (self.n, self.c, self.h, self.w)
+        return (self.n, self.h, self.w, self.c)
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the kernel, the same in both layouts."""
+        return (self.kh, self.kw, self.c, self.m)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the output in the caller's layout."""
+        if self.channels_first:
+            return (self.n, self.out_channels, self.oh, self.ow)
+        return (self.n, self.oh, self.ow, self.out_channels)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output, c * m."""
+        return self.c * self.m
+
+    @property
+    def flops(self) -> int:
+        """Two per multiply-add, those on padding included."""
+        return 2 * self.n * self.oh * self.ow * self.out_channels * self.kh * self.kw
+
+
+def make_geometry(
+    input_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    strides: tuple[int, int],
+    padding: Padding,
+    dilation_rate: tuple[int, int],
+    channels_first: bool,
+) -> Geometry:
+    """Derive the full geometry from canonical arguments.
+
+    Parameters
+    ----------
+    input_shape : (int, int, int, int)
+        (n, h, w, c), or (n, c, h, w) when `channels_first`. n may be 0, and so may
+        h or w where the padding still leaves room for the kernel.
+    kernel_shape : (int, int, int, int)
+        (kh, kw, c, m), each >= 1.
+    strides, dilation_rate : (int, int)
+        Vertical, horizontal; >= 1, as `checks.pair` returns them.
+    padding : "same", "valid" or ((top, bottom), (left, right))
+        As `checks.padding` returns it.
+    channels_first : bool
+        Layout of `input_shape`.
+
+    Returns
+    -------
+    Geometry
+        With output rows `(h + pt + pb - (kh - 1) * dh - 1) // sh + 1`, and columns
+        likewise.
+
+    Raises
+    ------
+    ValueError
+        `input_shape` or `kernel_shape` is not 4-D or has a size below its minimum.
+        The two disagree about c.
+        The output would have no rows or no columns.
+    """
+    shapes = f"inputs has shape {input_shape} and kernel has shape {kernel_shape}"
+    layout = "(N, C, H, W)" if channels_first else "(N, H, W, C)"
+    if len(input_shape) != 4 or min(input_shape) < 0:
+        raise ValueError(f"inputs must have shape {layout}, got {input_shape}")
+    if len(kernel_shape) != 4 or min(kernel_shape) < 1:
+        raise ValueError(
+            "kernel must have shape (kh, kw, C, M) with every size >= 1, "
+            f"got {kernel_shape}"
+        )
+    if channels_first:
+        n, c, h, w = input_shape
+    else:
+        n, h, w, c = input_shape
+    kh, kw, kernel_c, m = kernel_shape
+    if kernel_c != c:
+        raise ValueError(
+            f"kernel must have as many input channels as inputs: {shapes}, so kernel "
+            f"(kh, kw, C, M) has C = {kernel_c} and inputs {layout} has C = {c}"
+        )
+    sh, sw = strides
+    dh, dw = dilation_rate
+    rows, columns = (
+        (padding, padding) if isinstance(padding, str) else (padding[0], padding[1])
+    )
+    pt, pb = _pads(h, kh, sh, dh, rows)
+    pl, pr = _pads(w, kw, sw, dw, columns)
+    oh = _steps(h + pt + pb, kh, sh, dh)
+    ow = _steps(w + pl + pr, kw, sw, dw)
+    if oh < 1 or ow < 1:
+        raise ValueError(
+            f"the output must have at least one row and one column, got ({oh}, {ow}): "
+            f"{shapes}, with strides {strides}, padding {padding!r} and dilation_rate "
+            f"{dilation_rate} in layout {layout}"
+        )
+    return Geometry(
+        n, h, w, c, m, kh, kw, sh, sw, dh, dw, pt, pb, pl, pr, oh, ow, channels_first
+    )
+
+
+@overload
+def output_size(size: int, k: int, s: int, d: int, padding: PadMode | PadPair) -> int:
+    pass
+
+
+@overload
+def output_size(size: None, k: int, s: int, d: int, padding: PadMode | PadPair) -> None:
+    pass
+
+
+def output_size(
+    size: int | None, k: int, s: int, d: int, padding: PadMode | PadPair
+) -> int | None:
+    """Give the output size along one axis.
+
+    Parameters
+    ----------
+    size : int or None
+        Input size; None (not known yet) gives None.
+    k, s, d : int
+        Kernel size, stride and dilation, each >= 1.
+    padding : "same", "valid" or (before, after)
+        Padding along this axis.
+
+    Returns
+    -------
+    int or None
+        Output size, >= 1.
+
+    Raises
+    ------
+    ValueError
+        The output would be empty.
+    """
+    if size is None:
+        return None
+    size_out = _steps(size + sum(_pads(size, k, s, d, padding)), k, s, d)
+    if size_out < 1:
+        raise ValueError(
+            f"the output size must be at least 1, got {size_out}: input size {size}, "
+            f"kernel size {k}, stride {s}, padding {padding!r}, dilation {d}"
+        )
+    return size_out
+
+
+def _pads(size: int, k: int, s: int, d: int, padding: PadMode | PadPair) -> PadPair:
+    """Give the padding before and after; "same" puts the odd pixel after."""
+    if padding == "valid":
+        return (0, 0)
+    if padding == "same":
+        total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        return (total // 2, total - total // 2)
+    return (padding[0], padding[1])
+
+
+def _steps(padded: int, k: int, s: int, d: int) -> int:
+    """Count the dilated kernel's positions on a padded axis; 0 if it does not fit."""
+    return max((padded - (k - 1) * d - 1) // s + 1, 0)

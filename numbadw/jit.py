@@ -1,0 +1,235 @@
+"""The only place with Numba options, the target's vector width and the disk cache.
+
+Every kernel is compiled as a C function of 64-bit integers and called by address, so
+one compiled driver serves all of them and nothing is ever compiled twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import llvmlite.binding as llvm
+from numba import njit
+from numba.core import types
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    _CacheLocator,
+)
+from numba.core.ccallback import CFunc
+from numba.core.registry import cpu_target
+from numba.extending import overload
+
+# NaN and infinities keep their meaning and sums keep their order (the emitters set
+# the same flags), so results have the same bits everywhere.
+FASTMATH = {"contract", "nsz"}
+
+
+class Target(NamedTuple):
+    """What Numba's target can do, read off the code it makes."""
+
+    vector_bytes: int
+    fused: bool  # has a fused multiply-add
+    registers: int  # vector registers
+
+
+_PROBE = """
+define void @probe(ptr %p) {
+  %a = load <16 x float>, ptr %p, align 4
+  %b = call <16 x float> @llvm.fmuladd.v16f32(<16 x float> %a, <16 x float> %a,
+                                              <16 x float> %a)
+  store <16 x float> %b, ptr %p, align 4
+  ret void
+}
+declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)
+"""
+
+
+@functools.cache
+def target() -> Target:
+    """Return the vector width, registers and FMA of the CPU Numba compiles for.
+
+    Read from the machine code of one multiply-add rather than from names or feature
+    lists, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are followed whatever they hold.
+    """
+    machine = cpu_target.target_context.codegen()._tm
+    code = machine.emit_assembly(llvm.parse_assembly(_PROBE))
+    if "zmm" in code:
+        return Target(64, "vfmadd" in code, 32)
+    if "ymm" in code:
+        return Target(32, "vfmadd" in code, 16)
+    if "xmm" in code:
+        return Target(16, "vfmadd" in code, 16)
+    return Target(16, "fmla" in code, 32)
+
+
+def _usable(folder: Path) -> bool:
+    """Tell whether a cache folder exists or can be made, ours and writable."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if hasattr(os, "getuid") and status.st_uid != os.getuid():
+            return False
+        if status.st_mode & 0o022 and os.name != "nt":
+            return False
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def _roots() -> list[Path]:
+    chosen = os.environ.get("NUMBADW_CACHE_DIR")
+    roots = [Path(chosen)] if chosen else []
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = None
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        roots.append(Path(os.environ["LOCALAPPDATA"]) / "numbadw" / "cache")
+    elif os.environ.get("XDG_CACHE_HOME"):
+        roots.append(Path(os.environ["XDG_CACHE_HOME"]) / "numbadw")
+    elif home is not None and sys.platform == "darwin":
+        roots.append(home / "Library" / "Caches" / "numbadw")
+    elif home is not None:
+        roots.append(home / ".cache" / "numbadw")
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    roots.append(Path(tempfile.gettempdir()) / f"numbadw-{user}")
+    return roots
+
+
+@functools.cache
+def source_hash() -> str:
+    """Return a hash of every source file of the package.
+
+    Numba's own key sees edits of the cached function's file only, and the emitters
+    that shape the machine code live in other files.
+    """
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """Return the folder of compiled code, or None where no folder can be used.
+
+    NUMBADW_CACHE_DIR, then the user's cache folder, then one in the temporary folder
+    made with mode 0700; the last part names the version of the sources.
+    """
+    for root in _roots():
+        folder = root / source_hash()
+        if _usable(root) and _usable(folder):
+            return folder
+    return None
+
+
+class _Locator(_CacheLocator):  # type: ignore[misc]
+    """Place cached code in our folder, one index file per label."""
+
+    def get_cache_path(self) -> str:
+        return str(cache_folder())
+
+    def get_source_stamp(self) -> str:
+        return source_hash()
+
+    def get_disambiguator(self) -> str:
+        return "numbadw"
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> _Locator:
+        return cls()
+
+
+class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Locator,)
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's function cache in our folder; a damaged entry is a miss."""
+
+    _impl_class = _CacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Remove an index that cannot be read, so that the next save can succeed."""
+        try:
+            os.unlink(self._cache_file._index_path)
+        except OSError:
+            return
+
+
+def _cache_for(function: Callable[..., Any]) -> Any:
+    return _Cache(function) if cache_folder() is not None else None
+
+
+_C_KERNEL = types.void(*[types.int64] * 7)
+
+
+def compile_kernel(function: Callable[..., None], label: str) -> Any:
+    """Compile `function(x, w, b, o, plan, first, last)` and return the C function.
+
+    All seven arguments are int64: four addresses, the address of the plan's integers
+    and the range of work items.  `label` names the symbol and the cache file.
+    """
+    function.__qualname__ = function.__name__ = label
+    args, result = _C_KERNEL.args, _C_KERNEL.return_type
+    options = {"nopython": True, "fastmath": FASTMATH}
+    compiled = CFunc(function, (args, result), locals={}, options=options)
+    cache = _cache_for(function)
+    if cache is not None:
+        compiled._cache = cache
+    compiled.compile()
+    if os.environ.get("NUMBADW_PRINT") in ("ir", "asm"):
+        _show(compiled)
+    return compiled
+
+
+def _show(compiled: Any) -> None:
+    """Write the kernel's LLVM IR or machine code to stderr (NUMBADW_PRINT)."""
+    library = compiled._library
+    asm = os.environ["NUMBADW_PRINT"] == "asm"
+    text = library.get_asm_str() if asm else library.get_llvm_str()
+    sys.stderr.write(f"; {compiled.__name__}\n{text}\n")
+
+
+def compile_driver(function: Callable[..., Any], signature: str, parallel: bool) -> Any:
+    """Compile a function that Python calls; `parallel` allows prange in it."""
+    dispatcher = njit(nogil=True, parallel=parallel, fastmath=FASTMATH)(function)
+    cache = _cache_for(function)
+    if cache is not None:
+        dispatcher._cache = cache
+    dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return dispatcher
+
+
+def helper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a Python function callable from kernels, literal arguments kept literal."""
+
+    def same(*args: Any) -> Callable[..., Any]:
+        return function
+
+    overload(function, strict=False, prefer_literal=True)(same)
+    return function

@@ -1,0 +1,147 @@
+"""How many threads numbadw uses, and when it must not use any of its own.
+
+The count is process-wide and numbadw's alone: Numba's own setting is read and put
+back round every parallel call.  It never exceeds the CPU affinity, the cgroup's CPU
+quota or what the environment allows.
+
+Two rules keep the host process alive.  One parallel call runs at a time and others
+meanwhile run on their own thread alone: Numba's workqueue layer ends the process on
+concurrent launches, and the other layers would only fight for the same cores.  A
+forked child runs serially: GNU OpenMP's threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LIMITS = ("NUMBADW_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+
+# Held by the one call that runs in parallel.
+running = threading.Lock()
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the CPUs that the cgroup's quota amounts to, at least 1."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if quota == "max" or not quota.isdigit():
+        return None
+    return max(1, int(quota) // int(period))
+
+
+def _environment() -> list[int]:
+    """Return the limits set by environment variables (OMP's list: its first)."""
+    values = (os.environ.get(name, "").split(",")[0].strip() for name in _LIMITS)
+    return [int(value) for value in values if value.isdigit() and int(value) > 0]
+
+
+def allowed() -> int:
+    """Return the most threads this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    quota = _quota()
+    limits = [cpus, *_environment()] + ([quota] if quota is not None else [])
+    return max(1, min(limits))
+
+
+class _State:
+    """The present count; `limit` is what launches read."""
+
+    def __init__(self) -> None:
+        self.allowed = allowed()
+        self.limit = self.allowed
+        self.forked = False
+
+
+state = _State()
+
+
+def _after_fork() -> None:
+    state.forked = True
+    state.limit = 1
+    running._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def get_num_threads() -> int:
+    """Return how many threads numbadw may use.
+
+    Examples
+    --------
+    >>> import numbadw
+    >>> numbadw.get_num_threads() >= 1
+    True
+    """
+    return state.limit
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads numbadw may use, for the whole process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1; above the allowed count (affinity, cgroup quota, environment) it
+        is lowered to it.  In a forked child the count stays 1.
+
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer.
+    ValueError
+        If `n` is below 1.
+
+    Examples
+    --------
+    >>> import numbadw
+    >>> numbadw.set_num_threads(1)
+    >>> numbadw.get_num_threads()
+    1
+    """
+    if isinstance(n, bool):
+        msg = "n must be an int, got bool"
+        raise TypeError(msg)
+    try:
+        count = operator.index(n)
+    except TypeError:
+        msg = f"n must be an int, got {type(n).__name__}"
+        raise TypeError(msg) from None
+    if count < 1:
+        msg = f"n must be at least 1, got {count}"
+        raise ValueError(msg)
+    state.limit = 1 if state.forked else min(count, state.allowed)
+
+
+@contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Set the thread count within a `with` block and put it back afterwards.
+
+    Examples
+    --------
+    >>> import numbadw
+    >>> with numbadw.num_threads(1):
+    ...     numbadw.get_num_threads()
+    1
+    """
+    before = state.limit
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        state.limit = before
