@@ -63,41 +63,40 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
             o_at += get(block, "rows.o") + get(here, "strip.o")
             kind = get(here, "strip.kind")
             start = (item % groups) * group
-            for v in range(start, min(start + group, lanes)):
-                lane = entry(plan, "plan.lanes_at", "lane", v)
-                skip = get(lane, "lane.o")
-                fields = (
-                    x_at + get(lane, "lane.x"),
-                    w + skip,
-                    b + skip if b else 0,
-                    o_at + skip,
-                    get(plan, "plan.x_row"),
-                    get(plan, "plan.x_pix"),
-                    get(plan, "plan.w_tap"),
-                    get(plan, "plan.o_row"),
-                    get(plan, "plan.o_pix"),
-                    get(block, "rows.low"),
-                    get(block, "rows.high"),
-                    get(block, "rows.first"),
-                    get(block, "rows.last"),
-                    get(here, "strip.low"),
-                    get(here, "strip.high"),
-                    get(here, "strip.columns"),
-                    get(lane, "lane.count"),
-                    get(plan, "plan.kh"),
-                    get(plan, "plan.kw"),
-                    get(plan, "plan.sh"),
-                    get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0,
-                    plan + PARAMETER,
-                )
-                if kind == 0:
-                    strip(fields, inner)
-                elif kind == 1:
-                    strip(fields, guard)
-                elif kind == 2:
-                    strip(fields, narrow_inner)
-                else:
-                    strip(fields, narrow_guard)
+            stop = min(start + group, lanes)
+            fields = (
+                x_at,
+                w,
+                b,
+                o_at,
+                get(plan, "plan.x_row"),
+                get(plan, "plan.x_pix"),
+                get(plan, "plan.w_tap"),
+                get(plan, "plan.o_row"),
+                get(plan, "plan.o_pix"),
+                get(block, "rows.low"),
+                get(block, "rows.high"),
+                get(block, "rows.first"),
+                get(block, "rows.last"),
+                get(here, "strip.low"),
+                get(here, "strip.high"),
+                get(here, "strip.columns"),
+                entry(plan, "plan.lanes_at", "lane", start),
+                entry(plan, "plan.lanes_at", "lane", stop),
+                get(plan, "plan.kh"),
+                get(plan, "plan.kw"),
+                get(plan, "plan.sh"),
+                get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0,
+                plan + PARAMETER,
+            )
+            if kind == 0:
+                strip(fields, inner)
+            elif kind == 1:
+                strip(fields, guard)
+            elif kind == 2:
+                strip(fields, narrow_inner)
+            else:
+                strip(fields, narrow_guard)
 
     return forward_direct
 
@@ -124,7 +123,7 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
             block = entry(plan, "plan.rows_at", "rows", (item // lanes) % rows)
             n = item // lanes // rows
             count = get(lane, "lane.count")
-            skip = get(lane, "lane.o")
+            x_skip, skip = get(lane, "lane.x"), get(lane, "lane.o")
             begin, end = get(block, "rows.first"), get(block, "rows.last")
             stride = get(plan, "plan.sh")
             low = max(get(block, "rows.low"), begin * stride)
@@ -132,7 +131,7 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
                 get(block, "rows.high"), (end - 1) * stride + get(plan, "plan.kh")
             )
             x_at = x + n * get(plan, "plan.x_n") + get(block, "rows.x")
-            x_at += get(lane, "lane.x") + low * get(plan, "plan.x_h")
+            x_at += x_skip + low * get(plan, "plan.x_h")
             pack_block(
                 x_at,
                 (get(plan, "plan.x_h"), get(plan, "plan.x_w"), get(plan, "plan.x_c")),
@@ -147,10 +146,10 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
                 here = entry(plan, "plan.strips_at", "strip", s)
                 kind = get(here, "strip.kind")
                 fields = (
-                    x_block - low * columns * pitch + get(here, "strip.x"),
-                    w + skip,
-                    b + skip if b else 0,
-                    o_block - begin * o_columns * pitch + get(here, "strip.o"),
+                    x_block - low * columns * pitch + get(here, "strip.x") - x_skip,
+                    w,
+                    b,
+                    o_block - begin * o_columns * pitch + get(here, "strip.o") - skip,
                     columns * pitch,
                     get(plan, "plan.x_pix"),
                     get(plan, "plan.w_tap"),
@@ -163,7 +162,8 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
                     get(here, "strip.low"),
                     get(here, "strip.high"),
                     get(here, "strip.columns"),
-                    count,
+                    lane,
+                    entry(plan, "plan.lanes_at", "lane", item % lanes + 1),
                     get(plan, "plan.kh"),
                     get(plan, "plan.kw"),
                     stride,

@@ -34,6 +34,8 @@ PACKED_BYTES = 256 * 1024
 # Work items a plan aims at, so that threads share them evenly; a fixed number, so
 # that plans (and results) never depend on the number of threads.
 ITEMS = 64
+SMALL_FORM = "sweep"
+GROUP = None
 
 
 class Request:
@@ -133,7 +135,7 @@ def choose_tiles(r: Request) -> tuple[Tile, ...]:
     sh, sw, kh, kw = r.rows.stride, r.columns.stride, g.kh, g.kw
     multiplier = g.m if g.m <= r.lanes // 2 else 0
     if kh * kw <= SWEEP_TAPS:
-        form, widths = "sweep", sweep_widths(kh, kw, sh, many)
+        form, widths = SMALL_FORM, sweep_widths(kh, kw, sh, many)
     elif kw > ROWS_COLUMNS and kw > sw * 6:
         form, widths = "wide", (14, 7) if many and kw > sw * 13 else (7, 7)
         sh = kh = kw = 0
@@ -217,7 +219,7 @@ def plan_direct(r: Request) -> Plan:
     tiles = choose_tiles(r)
     lanes = lane_table(r, r.itemsize)
     strips = strip_table(r, tiles, r.x.w, r.o.w)
-    group = max(1, min(4, len(lanes) // 8))
+    group = GROUP or max(1, min(4, len(lanes) // 8))
     groups = -(-len(lanes) // group)
     blocks = -(-ITEMS // max(1, g.n * len(strips) * groups))
     rows = r.row_table(max(len(r.rows.phases), min(blocks, g.oh // 16)))

@@ -32,19 +32,21 @@ Framework for Rapidly Instantiating BLAS Functionality", ACM TOMS 41(3), 2015.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from numba.core import types
 from numba.extending import intrinsic
 
+from numbadw.cpu.records import index, size
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
 from numbadw.cpu.vecmath import emit_activation
 
 # The integers a strip takes, in order.  "_row", "_pix" and "_tap" are byte steps;
 # rows and columns count from the strip's first input row and column.
 STRIP_FIELDS = (
-    "x",  # address of the (maybe virtual) first input row and column
+    "x",  # address of the (maybe virtual) first input row and column, channel 0
     "w",  # address of the first tap
     "b",  # address of the bias, or 0
     "o",  # address of output row 0, column 0 of the strip
@@ -60,7 +62,8 @@ STRIP_FIELDS = (
     "col_lo",  # first input column that exists
     "col_hi",
     "columns",  # output columns to store, at most the width
-    "lanes",  # output channels in use, at most the lane count
+    "lane",  # address of the first lane record, and one past the last
+    "lane_end",
     "kh",
     "kw",
     "sh",
@@ -167,7 +170,7 @@ class Finish:
 
 
 class Strip:
-    """The pieces every emitter needs: arguments, masks, loads, start and finish."""
+    """One lane vector's addresses, masks, loads and finish."""
 
     def __init__(
         self, simd: Simd, tile: Tile, arguments: dict[str, Int], masked: bool
@@ -175,24 +178,46 @@ class Strip:
         self.simd = simd
         self.tile = tile
         self.args = arguments
-        self.mask = simd.mask(arguments["lanes"]) if masked else None
-        self.source = self._source()
+        self.masked = masked
         self.end = Finish(simd, tile, arguments)
 
     def __getattr__(self, name: str) -> Int:
         return self.args[name]
 
-    def _source(self) -> tuple[Simd, Any] | None:
+    @contextmanager
+    def each_lane(self) -> Iterator[Strip]:
+        """Emit the body for every lane vector, with its own addresses and mask."""
+        simd = self.simd
+        with simd.loop(self.lane, self.lane_end, size("lane")) as lane:
+            x, skip, count = (
+                simd.load_int(lane + 8 * index(f"lane.{name}"))
+                for name in ("x", "o", "count")
+            )
+            bias = simd.builder.select(
+                self.b.compare("!=", 0), (self.b + skip).value, self.b.value
+            )
+            own = {
+                "x": self.x + x,
+                "w": self.w + skip,
+                "b": simd.int(bias),
+                "o": self.o + skip,
+            }
+            here = Strip(simd, self.tile, self.args | own, self.masked)
+            here.mask = simd.mask(count) if self.masked else None
+            here.source = here._source(count)
+            yield here
+
+    def _source(self, count: Int) -> tuple[Simd, Any] | None:
         """Return the narrower vector that inputs are loaded with, and its mask."""
         tile, simd = self.tile, self.simd
         if tile.multiplier < 2:
             return None
         narrow = Simd(simd.builder, tile.dtype, tile.lanes // tile.multiplier)
-        used = self.lanes + (tile.multiplier - 1)
-        count = simd.int(
+        used = count + (tile.multiplier - 1)
+        groups = simd.int(
             simd.builder.udiv(used.value, simd.int(tile.multiplier).value)
         )
-        return narrow, None if self.mask is None else narrow.mask(count)
+        return narrow, None if self.mask is None else narrow.mask(groups)
 
     def load_x(self, address: Int) -> Vec:
         """Load the input lanes that belong to the output lanes."""
@@ -238,8 +263,13 @@ class Strip:
             body()
 
 
-def emit_sweep(strip: Strip) -> None:
+def emit_sweep(whole: Strip) -> None:
     """Emit the strip for small kernels: weights in registers, each row loaded once."""
+    with whole.each_lane() as strip:
+        _emit_sweep_lane(strip)
+
+
+def _emit_sweep_lane(strip: Strip) -> None:
     simd, tile = strip.simd, strip.tile
     kh, kw, sh = tile.kh, tile.kw, tile.sh
     ages = -(-kh // sh)
@@ -291,8 +321,13 @@ def _emit_columns(
             strip.column(j, lambda j=j, taps=taps: column(j, taps))
 
 
-def emit_rows(strip: Strip) -> None:
+def emit_rows(whole: Strip) -> None:
     """Emit the strip for middling kernels: kernel rows in a run-time loop."""
+    with whole.each_lane() as strip:
+        _emit_rows_lane(strip)
+
+
+def _emit_rows_lane(strip: Strip) -> None:
     simd, tile = strip.simd, strip.tile
     accs = strip.fresh()
     with simd.loop(strip.first, strip.last) as o:
@@ -307,8 +342,13 @@ def emit_rows(strip: Strip) -> None:
         strip.finish(accs, o)
 
 
-def emit_wide(strip: Strip) -> None:
+def emit_wide(whole: Strip) -> None:
     """Emit the strip for kernels wider than the tile, each kernel row its own sum."""
+    with whole.each_lane() as strip:
+        _emit_wide_lane(strip)
+
+
+def _emit_wide_lane(strip: Strip) -> None:
     simd, tile = strip.simd, strip.tile
     sums, accs = strip.fresh(), strip.fresh()
     with simd.loop(strip.first, strip.last) as o:
@@ -364,7 +404,34 @@ def _emit_wide_row(strip: Strip, row: Int, taps: Int, accs: list[Cell]) -> None:
         single(strip.kw + d, [t for t in range(width) if sw * t > d])
 
 
-EMITTERS = {"sweep": emit_sweep, "rows": emit_rows, "wide": emit_wide}
+def emit_block(whole: Strip) -> None:
+    """Emit the strip for strided small kernels: two output rows, lanes innermost."""
+    simd, tile = whole.simd, whole.tile
+    kh, kw, sh = tile.kh, tile.kw, tile.sh
+    with simd.loop(whole.first, whole.last, BLOCK_ROWS) as o, whole.each_lane() as strip:
+        weights = [
+            [strip.load_w(strip.w + (ky * kw + kx) * strip.w_tap) for kx in range(kw)]
+            for ky in range(kh)
+        ]
+        accs = [strip.fresh() for _ in range(BLOCK_ROWS)]
+        for r in range(sh * (BLOCK_ROWS - 1) + kh):
+            row = o * sh + r
+            parts = [
+                (accs[a], weights[r - sh * a])
+                for a in range(BLOCK_ROWS)
+                if 0 <= r - sh * a < kh
+            ]
+            if parts:
+                with simd.when(row.within(strip.row_lo, strip.row_hi)):
+                    _emit_columns(strip, strip.x + row * strip.x_row, parts)
+        strip.finish(accs[0], o)
+        for a in range(1, BLOCK_ROWS):
+            with simd.when((o + a).compare("<", strip.last)):
+                strip.finish(accs[a], o + a)
+
+
+BLOCK_ROWS = 2
+EMITTERS = {"block": emit_block, "sweep": emit_sweep, "rows": emit_rows, "wide": emit_wide}
 
 
 def _strip(typingctx: Any, fields: Any, label: Any) -> Any:
@@ -381,7 +448,9 @@ def _strip(typingctx: Any, fields: Any, label: Any) -> Any:
         if tile.masked:
             emit(Strip(simd, tile, values, masked=True))
             return context.get_dummy_value()
-        whole = values["lanes"].compare("==", tile.lanes)
+        last = values["lane_end"] - size("lane")
+        count = simd.load_int(last + 8 * index("lane.count"))
+        whole = count.compare("==", tile.lanes)
         with builder.if_else(whole) as (full, tail):
             with full:
                 emit(Strip(simd, tile, values, masked=False))
