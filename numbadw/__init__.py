@@ -1,16 +1,24 @@
 """Depthwise 2-D convolution for NumPy arrays at the speed of the hardware."""
 
+from numbadw.convert import kernel_from_torch, kernel_to_torch
 from numbadw.dispatch import BackendUnavailableError
 from numbadw.functional import depthwise_conv2d
+from numbadw.info import show_config, warmup
+from numbadw.layers import DepthwiseConv2D
 from numbadw.threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailableError",
+    "DepthwiseConv2D",
     "__version__",
     "depthwise_conv2d",
     "get_num_threads",
+    "kernel_from_torch",
+    "kernel_to_torch",
     "num_threads",
     "set_num_threads",
+    "show_config",
+    "warmup",
 ]

@@ -288,14 +288,14 @@ def _check(
         o = checks.out_array(
             out, shape, x.dtype, inputs=inputs, kernel=kernel, bias=bias
         )
-    strides_out = _dense(shape, x.dtype.itemsize) if o is None else o.strides
+    strides_out = dense_strides(shape, x.dtype.itemsize) if o is None else o.strides
     run = bind_forward(
         target, geometry, x.dtype, x.strides, strides_out, name, parameter
     )
     return run, geometry, x, w, b, o
 
 
-def _dense(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+def dense_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Return the strides of a C-ordered array."""
     strides = []
     for size in reversed(shape):

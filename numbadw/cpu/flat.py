@@ -53,14 +53,14 @@ FLAT_FIELDS = (
     "x_step",  # elements from one vector to the next
     "o_step",  # bytes from one vector to the next
     "left",  # output lanes from the strip's first to the end of the row
-    "lanes",  # lanes in use, whole pixels
+    "lanes",  # lanes in use: whole pixels
     "stream",
     "parameter",
 )
 
 
 class Flat:
-    """Arguments, masks and loads of one flat strip."""
+    """Arguments, masks, loads and stores of one flat strip."""
 
     def __init__(self, simd: Simd, tile: Tile, arguments: dict[str, Int]) -> None:
         self.simd = simd
@@ -68,10 +68,6 @@ class Flat:
         self.args = arguments
         self.repeat = max(1, tile.multiplier)
         self.narrow = Simd(simd.builder, tile.dtype, tile.lanes // self.repeat)
-        count = simd.builder.udiv(self.lanes.value, simd.int(self.repeat).value)
-        self.used = simd.int(count)
-        self.mask = self.narrow.mask(self.used)
-
     def __getattr__(self, name: str) -> Int:
         return self.args[name]
 
@@ -79,7 +75,7 @@ class Flat:
         """Load vector `t` of a row at a tap's shift."""
         element = self.x_first + t * self.x_step
         address = row + tap["x"] + element * self.simd.itemsize
-        mask = self.mask
+        mask = None
         if self.tile.guarded:
             mask = self._inside(tap["first"] + element, tap["count"])
         vec = self.narrow.load(address, mask)
@@ -93,8 +89,7 @@ class Flat:
         start = narrow.splat(builder.trunc(element.value, I32))
         stop = narrow.splat(builder.trunc(count.value, I32))
         lanes = builder.add(iota, start)
-        inside = builder.icmp_unsigned("<", lanes, stop)
-        return builder.and_(inside, self.mask)
+        return builder.icmp_unsigned("<", lanes, stop)
 
     def taps_of(self, column: Int) -> dict[str, Int]:
         """Read one entry of the table of taps."""
@@ -118,9 +113,12 @@ class Flat:
         simd = self.simd
         address = self.o + row * self.o_row
 
+        # Lanes behind the whole pixels hold nothing; the next vector, which starts
+        # there, overwrites them. Only the end of the row is masked.
         def mask(t: int) -> Any:
-            left = self.left - t * (self.lanes)
-            return simd.mask(left.minimum(self.lanes))
+            if not self.tile.guarded:
+                return None
+            return simd.mask((self.left - t * self.lanes).maximum(0))
 
         finish.row(accs, address, self.o_step, mask)
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import get_num_threads, prange, set_num_threads
-from numba.core import types
+from numba import config, prange
+from numba.core import cgutils, types
 from numba.extending import intrinsic, register_jitable
 
 from numbadw import jit, threads
@@ -34,7 +34,7 @@ _HEADER = object.__basicsize__
 _DATA = _HEADER
 _FLAGS = _HEADER + 48
 _WRITEABLE = 0x0400
-I64 = ir.IntType(64)
+I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -58,6 +58,28 @@ def call_kernel(
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def use_threads(typingctx: Any, count: Any) -> Any:
+    """Set Numba's thread count for the calling thread; return the one before.
+
+    The symbols are those that Numba's own parallel loops call; its Python-level
+    functions go through addresses that the disk cache cannot keep.  They are C ints,
+    declared with the type that those loops declare in the same module.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        module = builder.module
+        getter = ir.FunctionType(I64, [])
+        setter = ir.FunctionType(ir.VoidType(), [I64])
+        get_count = cgutils.get_or_insert_function(module, getter, "get_num_threads")
+        set_count = cgutils.get_or_insert_function(module, setter, "set_num_threads")
+        before = builder.call(get_count, [])
+        builder.call(set_count, [args[0]])
+        return builder.sext(builder.trunc(before, I32), I64)
+
+    return types.int64(types.int64), codegen
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -104,12 +126,11 @@ def _parallel(
     ba = word(b + _DATA) if b else 0
     status = _status(xa, wa, ba, o, plan, force)
     if status == DONE:
-        before = get_num_threads()
-        set_num_threads(chunks)
+        before = use_threads(chunks)
         for chunk in prange(chunks):
             first, last = items * chunk // chunks, items * (chunk + 1) // chunks
             call_kernel(kernel, xa, wa, ba, oa, plan, first, last)
-        set_num_threads(before)
+        use_threads(before)
     return status
 
 
@@ -157,7 +178,7 @@ def shares(flops: int, touched: int, items: int) -> int:
 def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
     """Return the run of a compiled kernel with its plan."""
     address, items = plan.address, plan.items
-    chunks = shares(flops, touched, items)
+    chunks = min(shares(flops, touched, items), config.NUMBA_NUM_THREADS)
     serial = serial_driver()
     state, lock = threads.state, threads.running
     integers = plan.integers  # lives as long as the run

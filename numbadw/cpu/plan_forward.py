@@ -307,9 +307,10 @@ def plan_flat(r: Request, planes: int) -> Plan:
         left = total - first * used
         low = min(t[1] for t in taps) + first * pixels * c
         last = first + widths[index] - 1
-        inside = low >= 0 and left >= widths[index] * used
+        # Whole vectors are loaded and stored: the lanes behind `used` must exist too.
+        inside = low >= 0 and left >= (widths[index] - 1) * used + r.lanes
         for _, start, count in taps:
-            inside = inside and start + (last + 1) * pixels * c <= count
+            inside = inside and start + last * pixels * c + r.lanes // m <= count
         strips.append(
             (2 * index + (not inside), first * pixels * c, first * used * isz, 0, 0, left)
         )

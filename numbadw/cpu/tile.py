@@ -139,11 +139,13 @@ class Finish:
         step: Int,
         mask: Callable[[int], Any],
         columns: Int | None = None,
+        bias_mask: Any = None,
+        whole: Any = None,
     ) -> None:
         """Finish vectors `step` bytes apart; `columns` limits a guarded tile's."""
         simd = self.simd
         with simd.when(self.bias.compare("!=", 0)):
-            bias = simd.load(self.bias, mask(0))
+            bias = simd.load(self.bias, bias_mask)
             for acc in accs:
                 acc.set(acc.get(simd.builder) + bias)
         parameter = simd.load_parameter(self.parameter)
@@ -166,6 +168,18 @@ class Finish:
             with streamed:
                 store(lambda value, at, t: simd.stream(value, at))
             with plain:
+                self._plain(store, mask, whole)
+
+    def _plain(self, store: Any, mask: Callable[[int], Any], whole: Any) -> None:
+        """Store whole vectors without a mask: masked ones that straddle are slow."""
+        simd = self.simd
+        if whole is None:
+            store(lambda value, at, t: simd.store(value, at, mask(t)))
+            return
+        with simd.builder.if_else(whole) as (full, tail):
+            with full:
+                store(lambda value, at, t: simd.store(value, at))
+            with tail:
                 store(lambda value, at, t: simd.store(value, at, mask(t)))
 
 
@@ -204,6 +218,7 @@ class Strip:
             }
             here = Strip(simd, self.tile, self.args | own, self.masked)
             here.mask = simd.mask(count) if self.masked else None
+            here.whole = count.compare("==", self.tile.lanes) if self.masked else None
             here.source = here._source(count)
             yield here
 
@@ -250,7 +265,7 @@ class Strip:
     def finish(self, accs: list[Cell], row: Int) -> None:
         """Activate and store one output row."""
         address = self.o + row * self.o_row
-        self.end.row(accs, address, self.o_pix, lambda t: self.mask, self.columns)
+        self.end.row(accs, address, self.o_pix, lambda t: self.mask, self.columns, self.mask, self.whole)
 
     def column(self, j: Int | int, body: Any) -> None:
         """Emit `body` for input column `j`, behind its guard where there is one."""

@@ -1,0 +1,148 @@
+"""What numbadw found on this machine, and compiling ahead of the first call."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from numbadw import activations, checks, jit, threads
+from numbadw.dispatch import bind_forward, require_cuda
+from numbadw.functional import dense_strides
+from numbadw.geometry import make_geometry
+
+_LIBRARIES = ("numbadw", "numpy", "numba", "llvmlite", "numba-cuda")
+
+
+def _cpu_name() -> str:
+    """Return the processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _threading_layer() -> str:
+    """Return Numba's threading layer, or what will choose it."""
+    import numba
+
+    try:
+        return str(numba.threading_layer())
+    except ValueError:
+        return f"{numba.config.THREADING_LAYER} (not started)"
+
+
+def config() -> dict[str, str]:
+    """Return the facts that `show_config` prints, by name."""
+    target = jit.target()
+    bits = target.vector_bytes * 8
+    fused = "with FMA" if target.fused else "without FMA"
+    folder = jit.cache_folder()
+    facts = {
+        "CPU": _cpu_name(),
+        "vectors": f"{bits} bits, {target.registers} registers, {fused}",
+        "threads": f"{threads.get_num_threads()} of {threads.state.allowed} allowed",
+        "threading layer": _threading_layer(),
+        "cache folder": str(folder) if folder else "none (nothing is kept)",
+        "CUDA devices": "none (this version has no CUDA kernels)",
+        "python": platform.python_version(),
+    }
+    return facts | {name: _version(name) for name in _LIBRARIES}
+
+
+def show_config() -> None:
+    """Print the CPU, threads, cache folder, CUDA devices and versions in use.
+
+    Examples
+    --------
+    >>> import numbadw
+    >>> numbadw.show_config()  # doctest: +ELLIPSIS
+    CPU              ...
+    """
+    from numbadw import console
+
+    for name, value in config().items():
+        console.say(f"{name:16} {value}")
+
+
+def warmup(
+    kernel_size: int | tuple[int, int],
+    *,
+    strides: Any = 1,
+    dilation_rate: Any = 1,
+    depth_multiplier: int = 1,
+    dtype: npt.DTypeLike = "float32",
+    data_format: str = "channels_last",
+    activation: Any = None,
+    gradients: bool = False,
+    backend: str = "auto",
+) -> None:
+    """Compile into the on-disk cache what such layers need.
+
+    Parameters
+    ----------
+    kernel_size, strides, dilation_rate, data_format, activation, backend
+        As in `depthwise_conv2d`; `kernel_size` is an int or (rows, columns).
+    depth_multiplier : int, default 1
+        Filters a channel.
+    dtype : dtype, default "float32"
+        float32 or float64.
+    gradients : bool, default False
+        Also the gradients; this version has none, so True is a ValueError.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `depthwise_conv2d` raises them.
+
+    Notes
+    -----
+    Cost: up to a second for each of the feeds that images of few and of many channels
+    take; nothing where the cache has them.
+
+    Examples
+    --------
+    >>> import numbadw
+    >>> numbadw.warmup(3, strides=2, activation="relu6")
+    """
+    kh, kw = checks.pair(kernel_size, "kernel_size")
+    pair = checks.pair(strides, "strides")
+    dilation = checks.pair(dilation_rate, "dilation_rate")
+    (m, _) = checks.pair(depth_multiplier, "depth_multiplier")
+    first = checks.data_format(data_format)
+    name, parameter = activations.resolve(activation)
+    kind = np.dtype(dtype)
+    if kind not in (np.float32, np.float64):
+        msg = f"dtype must be float32 or float64, got {kind}"
+        raise TypeError(msg)
+    if gradients:
+        msg = "gradients must be False: this version has no gradients"
+        raise ValueError(msg)
+    target = checks.backend(backend)
+    if target == "cuda":
+        require_cuda()
+    if target == "reference":
+        return
+    for c in (1, 4 * jit.target().vector_bytes // kind.itemsize):
+        for side in (8, 256):
+            h, w = side * pair[0], side * pair[1]
+            shape = (1, c, h, w) if first else (1, h, w, c)
+            geometry = make_geometry(shape, (kh, kw, c, m), pair, "same", dilation, first)
+            x_strides = dense_strides(geometry.input_shape, kind.itemsize)
+            o_strides = dense_strides(geometry.output_shape, kind.itemsize)
+            bind_forward("cpu", geometry, kind, x_strides, o_strides, name, parameter)
