@@ -4,17 +4,19 @@ With C channels in a dense row, output lane (column, channel) of one kernel tap 
 the row shifted by whole pixels, so a vector holds as many whole pixels as fit and its
 weights repeat with the channels.  A strip is `width` such vectors:
 
-    for rows in pairs of output rows (one at a time where rows do not overlap):
-        for row in input rows of the pair:                        # run time
+    for block of `together` output rows:
+        for row in input rows of the block:                       # unrolled
             for tap in kernel columns:                            # run time
                 for t in vectors:                                 # unrolled
-                    x = load(row, tap shift + t)
-                    for out in the pair:                          # unrolled
-                        acc[out][t] += x * weight[row - out, tap]
-        store the pair
+                    x[t] = load(row, tap shift + t)
+                for out in the output rows that the row belongs to:
+                    for t in vectors:                             # unrolled
+                        acc[out][t] += x[t] * weight[row - out, tap]
+        store the block
 
-Kernel size, dilation and padding are run-time numbers (the table of taps), so one
-compiled tile serves every kernel.  *Guarded* tiles compare each lane with the row's
+Loads are unaligned and cost more than the arithmetic, so each serves many rows.  Tall
+kernels take one output row at a time with the kernel rows in a run-time loop.  Kernel
+width, dilation and padding are run-time numbers (the table of taps).  *Guarded* tiles compare each lane with the row's
 ends: lanes outside read zero, which is what padding means.
 
 Source: Chellapilla et al. flatten for matrix products; here nothing is copied, as in
@@ -24,6 +26,7 @@ Architectures", SC 2018, section II, with the row instead of a channel block.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from llvmlite import ir
@@ -36,7 +39,7 @@ from numbadw.cpu.tile import Finish, Tile
 
 FLAT_FIELDS = (
     "x",  # address of the (maybe virtual) input row 0 of the phase
-    "w",  # address of the prepared weights: one vector a tap, rows then columns
+    "w",  # address of the prepared weights: one vector a tap, columns then rows
     "b",  # address of the prepared bias vector, or 0
     "o",  # address of output row 0 of the phase, at the strip's first lane
     "x_row",  # bytes
@@ -100,13 +103,10 @@ class Flat:
             name: simd.load_int(base + 8 * index(f"tap.{name}")) for name in names
         }
 
-    def accumulators(self) -> list[list[Cell]]:
-        """Return one zeroed variable per output row and vector."""
-        simd, tile = self.simd, self.tile
-        return [
-            [simd.variable(simd.vec(0.0)) for _ in range(tile.width)]
-            for _ in range(max(1, tile.kh))
-        ]
+    def accumulators(self) -> list[Cell]:
+        """Return one zeroed variable per vector."""
+        zero = self.simd.vec(0.0)
+        return [self.simd.variable(zero) for _ in range(self.tile.width)]
 
     def store(self, finish: Finish, accs: list[Cell], row: Int) -> None:
         """Finish and store one output row of the strip."""
@@ -123,36 +123,40 @@ class Flat:
         finish.row(accs, address, self.o_step, mask)
 
 
-def emit_flat(flat: Flat, finish: Finish) -> None:
-    """Emit the strip; `tile.kh` is the number of output rows computed together."""
-    simd, together = flat.simd, max(1, flat.tile.kh)
-    totals = flat.accumulators()
+# Output rows computed together.  A load that straddles two lines costs as much as four
+# multiply-adds, so each must serve many: 8 rows of 3 vectors fill 24 of 32 registers.
+ROWS_TOGETHER = {32: 8, 16: 4}
+
+
+def emit_flat(flat: Flat, finish: Finish, together: int) -> None:
+    """Emit the strip: rows together where the tile knows the kernel's height."""
+    simd, kh, sh = flat.simd, flat.tile.kh, flat.tile.sh
+    if not kh:
+        with simd.loop(flat.first, flat.last) as o:
+            totals = flat.accumulators()
+            for total in totals:
+                total.set(simd.vec(0.0))
+            _emit_chunks(flat, o, totals)
+            flat.store(finish, totals, o)
+        return
     with simd.loop(flat.first, flat.last, together) as o:
-        for row in totals:
-            for acc in row:
-                acc.set(simd.vec(0.0))
-        if together == 1:
-            _emit_chunks(flat, o, totals[0])
-        else:
-            _emit_pair(flat, o, totals)
-        flat.store(finish, totals[0], o)
-        for a in range(1, together):
+        outs = [flat.accumulators() for _ in range(together)]
+        for acc in itertools.chain(*outs):
+            acc.set(simd.vec(0.0))
+        top = o * sh
+        for r in range(sh * (together - 1) + kh):
+            targets = [
+                (simd.int(r - sh * a), outs[a])
+                for a in range(together)
+                if 0 <= r - sh * a < kh
+            ]
+            row = top + r
+            if targets:
+                with simd.when(row.within(flat.row_lo, flat.row_hi)):
+                    _emit_row(flat, row, targets)
+        for a in range(together):
             with simd.when((o + a).compare("<", flat.last)):
-                flat.store(finish, totals[a], o + a)
-
-
-def _emit_pair(flat: Flat, o: Int, accs: list[list[Cell]]) -> None:
-    """Emit two output rows: the first input row, the shared ones, the last."""
-    simd = flat.simd
-    one, kh = simd.int(1), flat.kh
-    low, high = (flat.row_lo - o).maximum(0), flat.row_hi - o
-    for first, last, outs in (
-        (low, one.minimum(high), [0]),
-        (low.maximum(1), kh.minimum(high), [0, 1]),
-        (low.maximum(kh), (kh + 1).minimum(high), [1]),
-    ):
-        with simd.loop(first, last) as r:
-            _emit_row(flat, o + r, r, [(a, accs[a]) for a in outs])
+                flat.store(finish, outs[a], o + a)
 
 
 def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
@@ -161,7 +165,7 @@ def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
     top = o * flat.sh
     low = (flat.row_lo - top).maximum(0)
     high = (flat.row_hi - top).minimum(flat.kh)
-    accs = flat.accumulators()[0]
+    accs = flat.accumulators()
     rows = simd.int(simd.builder.sdiv(simd.int(1024).value, flat.kw.value)).maximum(1)
     chunk = simd.variable(simd.int(0))
     with simd.repeat_while(lambda: chunk.get(simd.builder).compare("<", flat.kh)):
@@ -170,29 +174,26 @@ def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
         for acc in accs:
             acc.set(simd.vec(0.0))
         with simd.loop(begin.maximum(low), end.minimum(high)) as ky:
-            _emit_row(flat, top + ky, ky, [(0, accs)])
+            _emit_row(flat, top + ky, [(ky, accs)])
         for total, acc in zip(totals, accs, strict=True):
             total.set(total.get(simd.builder) + acc.get(simd.builder))
         chunk.set(end)
 
 
-def _emit_row(
-    flat: Flat, row: Int, ky: Int, targets: list[tuple[int, list[Cell]]]
-) -> None:
-    """Emit one input row into the output rows (age, accumulators) it belongs to."""
+def _emit_row(flat: Flat, row: Int, targets: list[tuple[Int, list[Cell]]]) -> None:
+    """Emit one input row into the (kernel row, accumulators) it belongs to."""
     simd = flat.simd
     address = flat.x + row * flat.x_row
     vector = simd.lanes * simd.itemsize
+    height = flat.tile.kh or flat.kh
     with simd.loop(simd.int(0), flat.kw) as kx:
         tap = flat.taps_of(kx)
-        weights = [
-            simd.load(flat.w + ((ky - age) * flat.kw + kx) * vector)
-            for age, _ in targets
-        ]
-        for t in range(flat.tile.width):
-            x = flat.load_x(address, tap, t)
-            for w, (_, accs) in zip(weights, targets, strict=True):
-                accs[t].set(simd.fma(x, w, accs[t].get(simd.builder)))
+        column = flat.w + kx * height * vector
+        xs = [flat.load_x(address, tap, t) for t in range(flat.tile.width)]
+        for ky, accs in targets:
+            w = simd.load(column + ky * vector)
+            for acc, x in zip(accs, xs, strict=True):
+                acc.set(simd.fma(x, w, acc.get(simd.builder)))
 
 
 def _flat_strip(typingctx: Any, fields: Any, label: Any) -> Any:
@@ -206,7 +207,8 @@ def _flat_strip(typingctx: Any, fields: Any, label: Any) -> Any:
             for i, name in enumerate(FLAT_FIELDS)
         }
         flat = Flat(simd, tile, values)
-        emit_flat(flat, Finish(simd, tile, values))
+        many = ROWS_TOGETHER[32 if tile.width > 2 or tile.kh > 16 else 16]
+        emit_flat(flat, Finish(simd, tile, values), many)
         return context.get_dummy_value()
 
     return signature, codegen

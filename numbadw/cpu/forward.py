@@ -201,10 +201,12 @@ def _prepare(w, b, plan, plane, target, dtype, width, itemsize):  # type: ignore
 
     Lane i takes output channel `plane + i % period`; unused lanes are never stored.
     """
-    taps = get(plan, "plan.kh") * get(plan, "plan.kw")
-    period, tap = get(plan, "plan.period"), get(plan, "plan.w_tap")
+    kh, kw = get(plan, "plan.kh"), get(plan, "plan.kw")
+    taps, period = kh * kw, get(plan, "plan.period")
     for k in range(taps + 1):
-        source = w + k * tap if k < taps else b
+        source = b
+        if k < taps:
+            source = w + (k % kh * kw + k // kh) * get(plan, "plan.w_tap")
         if source:
             c = 0
             for lane in range(width):

@@ -29,6 +29,8 @@ from numbadw.geometry import Geometry
 
 # Rows shorter than this many vectors leave too many lanes idle for the flat feed.
 PLANE_VECTORS = 2
+# Taller kernels take the flat tile that knows no height.
+FLAT_ROWS = 12
 # Bytes of packed rows that a block of rows may take: a quarter of a usual L2.
 PACKED_BYTES = 256 * 1024
 # Work items a plan aims at, so that threads share them evenly; a fixed number, so
@@ -273,23 +275,14 @@ def plan_flat(r: Request, planes: int) -> Plan:
     c, m = (1, 1) if planes > 1 else (g.c, g.m)
     pixels = max(1, (r.lanes // m) // c)
     used = pixels * c * m
-    together = 2 if r.rows.stride == 1 and g.kh * g.kw <= CHAIN_TAPS else 1
-    widths = (8, 2) if jit.target().registers >= 32 else (4, 1)
+    tall = g.kh > FLAT_ROWS or g.kh * g.kw > CHAIN_TAPS
+    if jit.target().registers < 32:
+        widths = (2, 1)
+    else:
+        widths = (8, 2) if tall else (3, 1)
+    kh, sh = (0, 0) if tall else (g.kh, r.rows.stride)
     tiles = tuple(
-        Tile(
-            "flat",
-            r.dtype,
-            r.lanes,
-            together,
-            0,
-            0,
-            0,
-            width,
-            m,
-            guarded,
-            True,
-            r.activation,
-        )
+        Tile("flat", r.dtype, r.lanes, kh, 0, sh, 0, width, m, guarded, True, r.activation)
         for width in widths
         for guarded in (False, True)
     )

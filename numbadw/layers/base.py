@@ -6,19 +6,16 @@ is a dictionary lookup and the plan's call.
 """
 
 import inspect
-import itertools
-import re
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from numbadw import activations, checks
+from numbadw import checks
 from numbadw.geometry import Padding, output_size
-from numbadw.layers import initializers
+from numbadw.layers import arguments, initializers
 from numbadw.memory import aligned_empty
 
 Array = npt.NDArray[Any]
@@ -42,8 +39,6 @@ SHOWN = (
     "data_format",
     "built",
 )
-
-_counters: defaultdict[str, Any] = defaultdict(itertools.count)
 
 
 class ConvLayer(ABC):
@@ -86,7 +81,7 @@ class ConvLayer(ABC):
         self.depth_multiplier = checks.integer(depth_multiplier, "depth_multiplier", 1)
         channels_first = data_format is not None and checks.data_format(data_format)
         self.data_format = "channels_first" if channels_first else "channels_last"
-        self.activation = _activation(activation)
+        self.activation = arguments.activation(activation)
         self.use_bias = bool(use_bias)
         for argument, value in initial.items():
             default = "zeros" if argument == "bias_initializer" else "glorot_uniform"
@@ -98,8 +93,8 @@ class ConvLayer(ABC):
                 )
             setattr(self, argument, None)
         self.trainable = bool(trainable)
-        self.name = _name(name, type(self).__name__)
-        self.dtype = _dtype(dtype)
+        self.name = arguments.name(name, type(self).__name__)
+        self.dtype = arguments.dtype(dtype)
         self.backend = checks.backend(backend)
         self.seed = None if seed is None else checks.integer(seed, "seed", 0)
         self._runs: dict[tuple[Any, ...], Run] = {}
@@ -380,36 +375,3 @@ class ConvLayer(ABC):
                 raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
         for name, array in arrays.items():
             self._weights[name][...] = array
-
-
-def _activation(value: object) -> str | tuple[str, float]:
-    """Give the canonical name, with the parameter only where it is not the default."""
-    name, parameter = activations.resolve(value)
-    if activations.ACTIVATIONS[name].parameter in (None, parameter):
-        return name
-    return name, parameter
-
-
-def _dtype(value: npt.DTypeLike) -> np.dtype[Any]:
-    """Read a layer's dtype; None is float32, as in Keras."""
-    expected = "dtype must be float32 or float64"
-    try:
-        dtype = np.dtype("float32" if value is None else value)
-    except TypeError:
-        raise TypeError(f"{expected}, got {value!r}") from None
-    if dtype not in checks.FLOATS:
-        raise TypeError(f"{expected}, got {value!r}")
-    return dtype
-
-
-def _name(value: object, class_name: str) -> str:
-    """Read a layer's name, or count one up from the class's."""
-    if value is None:
-        base = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
-        number = next(_counters[base])
-        return f"{base}_{number}" if number else base
-    if not isinstance(value, str):
-        raise TypeError(f"name must be a str without '/', got {value!r}")
-    if "/" in value:
-        raise ValueError(f"name must be a str without '/', got {value!r}")
-    return value
