@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from cases import FORMS, Case, assert_close, check, grid, lanes, reference
+from cases import Case, assert_close, check, grid, lanes
 
 import numbadw as ndw
 from numbadw.activations import ACTIVATIONS, ALIASES
 from numbadw.cpu.forward import FEEDS
-from numbadw.memory import SMALL_BYTES
+from numbadw.cpu.records import RECORDS, index
 
 GRIDS = [
     ("3x3", "float32"),
@@ -27,11 +27,12 @@ def test_sizes_around_the_tiles(form, dtype, first, rng):
 
 
 def test_the_grid_reaches_every_feed_and_form():
-    cases = [
-        case for form, dtype in GRIDS for f in (False, True)
-        for case in grid(form, dtype, f)
+    plans = [
+        case.plan()
+        for form, dtype in GRIDS
+        for first in (False, True)
+        for case in grid(form, dtype, first)
     ]
-    plans = [case.plan() for case in cases]
     assert {plan.feed for plan in plans} == set(FEEDS)
     assert {"sweep", "rows", "wide", "flat"} <= {p.tiles[0].form for p in plans}
     for guarded in (False, True):
@@ -41,9 +42,202 @@ def test_the_grid_reaches_every_feed_and_form():
 
 def strip_kinds(plan):
     """Return which of its four tiles a plan uses (field 0 of the strip records)."""
-    from numbadw.cpu.records import RECORDS, index
-
     at = plan.integers[index("plan.strips_at")] // 8
     step = len(RECORDS["strip"])
     count = plan.integers[index("plan.strips")]
     return set(plan.integers[at : at + step * count : step].tolist())
+
+
+SIDES = (1, 2, 3, 4, 5, 7, 9, 13, 14, 15, 31, 63)
+KERNELS = [
+    *((k, k) for k in SIDES),
+    *((1, k) for k in SIDES[1:] if k != 9),
+    *((k, 1) for k in SIDES[1:]),
+    (2, 3),
+    (6, 3),
+    (4, 10),
+    (3, 14),
+    (63, 5),
+]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: f"{k[0]}x{k[1]}")
+def test_every_kernel_size(kernel, rng):
+    vector = lanes()
+    base = Case(h=11, w=17, c=vector + 1, kernel=kernel)
+    large = base._replace(h=kernel[0] + 2, w=kernel[1] + 16, padding="valid")
+    check(base, rng)
+    check(large, rng)
+    # A few channels and one plane at a time take one compiled tile for all kernels.
+    check(base._replace(c=3), rng)
+    check(large._replace(c=1, h=2, padding=kernel), rng)
+    check(base._replace(first=True, w=2 * vector + 1), rng)
+
+
+@pytest.mark.parametrize("kernel", [(2, 1), (4, 4), (14, 3), (40, 31)])
+def test_a_kernel_larger_than_the_image(kernel, rng):
+    for h, w in ((1, 1), (3, 2), (1, 20)):
+        for c in (1, lanes() + 1):
+            case = Case(h, w, c, kernel=kernel)
+            check(case, rng)
+            check(case._replace(padding=kernel, first=c > 1), rng)
+
+
+STRIDES = [(1, 1), (2, 2), (3, 3), (2, 1), (1, 2), (3, 2)]
+DILATIONS = [(1, 1), (2, 2), (3, 3), (1, 4), (6, 1), (5, 2)]
+
+
+@pytest.mark.parametrize("strides", STRIDES)
+@pytest.mark.parametrize("c", [2, lanes() + 1])
+def test_strides_with_dilation(strides, c, rng):
+    # Within a phase the stride is s / gcd(s, d), so few kernels serve them all.
+    for dilation in DILATIONS:
+        for padding in ("same", 5, ((4, 12), (8, 0))):
+            case = Case(13, 22, c, 1, (3, 3), strides, padding, dilation)
+            check(case, rng)
+
+
+@pytest.mark.parametrize("strides", [(2, 2), (3, 1)])
+def test_strides_with_dilation_in_planes(strides, rng):
+    for dilation in DILATIONS:
+        for w in (9, 5 * lanes() + 3):
+            case = Case(9, w, lanes() - 1, 1, (3, 3), strides, 6, dilation, True)
+            check(case, rng)
+
+
+@pytest.mark.parametrize(
+    "padding",
+    ["valid", "SAME", 0, 2, (1, 3), [2, 0], ((1, 2), (3, 4)), np.int32(2), (40, 50)],
+    ids=str,
+)
+@pytest.mark.parametrize("first", [False, True], ids=["nhwc", "nchw"])
+def test_every_padding_form(padding, first, rng):
+    for c in (1, lanes() + 1):
+        for strides in ((1, 1), (2, 2)):
+            check(Case(7, 10, c, 1, (3, 3), strides, padding, first=first), rng)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 6, 7, 8, 17])
+def test_every_depth_multiplier(m, rng):
+    vector = lanes()
+    for c in (1, 2, vector - 1, 2 * vector):
+        check(Case(5, 9, c, m), rng)
+    check(Case(5, 9, 3, m, dtype="float64"), rng) if m in (2, 5) else None
+
+
+@pytest.mark.parametrize("m", [2, 3, 17])
+def test_depth_multipliers_channels_first(m, rng):
+    for w in (6, 4 * lanes() + 1):
+        for c in (1, 3, lanes() + 1):
+            check(Case(5, w, c, m, first=True), rng)
+
+
+ACTIVATED = [*ACTIVATIONS, *ALIASES, ("leaky_relu", 0.1), ("elu", 0.5), "ReLU"]
+
+
+@pytest.mark.parametrize("activation", ACTIVATED, ids=str)
+def test_every_activation_after_the_bias(activation, rng):
+    case = Case(6, 8, lanes() + 3)
+    check(case, rng, activation=activation)
+    check(case, rng, bias=False, activation=activation)
+
+
+@pytest.mark.parametrize("activation", ["relu6", "gelu", ("leaky_relu", -0.5)], ids=str)
+def test_activations_in_every_feed_and_dtype(activation, rng):
+    check(Case(6, 9, 3), rng, activation=activation)
+    check(Case(6, 7, lanes() + 3, first=True), rng, activation=activation)
+    check(Case(6, 7, lanes() + 3, dtype="float64"), rng, activation=activation)
+    check(Case(6, 7, lanes() + 3, kernel=(5, 5)), rng, activation=activation)
+
+
+def test_a_parameter_is_not_remembered_for_the_next_call(rng):
+    x, w, _ = Case(4, 4, lanes()).arrays(rng)
+    for slope in (0.1, 0.3, 0.1):
+        activation = ("leaky_relu", slope)
+        result = ndw.depthwise_conv2d(x, w, activation=activation)
+        assert_close(result, x, w, activation=activation)
+
+
+def constants(count, rng):
+    """Return values whose running sums all round in their own way."""
+    return rng.uniform(0.5, 1.0, count).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides"),
+    [
+        ((31, 31), 1),
+        ((33, 33), 1),
+        ((63, 63), 1),
+        ((13, 13), 1),
+        ((63, 13), 1),
+        ((120, 9), 1),
+        ((63, 18), 3),
+        ((1, 1500), 1),
+        ((1500, 1), 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("c", [3, 128])
+def test_constant_images_stay_in_the_bound(kernel, strides, c, rng):
+    # Equal summands round the same way at every step: one float32 sum would drift.
+    image = np.broadcast_to(constants(c, rng), (1, kernel[0] + 1, kernel[1] + 1, c))
+    w = np.broadcast_to(constants(c, rng)[:, None], (*kernel, c, 1))
+    result = ndw.depthwise_conv2d(image.copy(), w.copy(), strides=strides)
+    assert_close(result[:, :1, :1], image[:, :-1, :-1], w, strides=strides)
+
+
+def test_large_planes_of_constants_stay_in_the_bound(rng):
+    image = np.broadcast_to(constants(20, rng)[:, None, None], (1, 20, 63, 100))
+    w = np.full((40, 40, 20, 1), np.float32(0.3))
+    result = ndw.depthwise_conv2d(image.copy(), w, data_format="channels_first")
+    assert_close(result, image, w, data_format="channels_first")
+
+
+def test_results_larger_than_the_caches(rng):
+    # Past the last-level cache stores may take another way; the bits may not differ.
+    x = rng.standard_normal((24, 112, 112, 2 * lanes())).astype(np.float32)
+    w = rng.standard_normal((3, 3, 2 * lanes(), 1)).astype(np.float32)
+    result = ndw.depthwise_conv2d(x, w, padding="same", activation="relu")
+    for n in (0, 11, 23):
+        one = ndw.depthwise_conv2d(x[n : n + 1], w, padding="same", activation="relu")
+        np.testing.assert_array_equal(result[n : n + 1], one)
+    assert_close(one, x[n:], w, padding="same", activation="relu")
+
+
+def scipy_answer(ndimage, x, w):
+    """Correlate every plane with scipy."""
+    y = np.empty_like(x, np.float64)
+    for n, c in np.ndindex(x.shape[0], x.shape[3]):
+        plane = x[n, :, :, c].astype(np.float64)
+        y[n, :, :, c] = ndimage.correlate(plane, w[:, :, c, 0], mode="constant")
+    return y
+
+
+@pytest.mark.parametrize("c", [1, 3, 20])
+@pytest.mark.parametrize("k", [3, 5, 15])
+def test_scipy_agrees(c, k, rng):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    x, w, _ = Case(21, 34, c, 1, (k, k), n=2, dtype="float64").arrays(rng)
+    result = ndw.depthwise_conv2d(x, w, padding="same")
+    np.testing.assert_allclose(result, scipy_answer(ndimage, x, w), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize("m", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("strides", "dilation"), [((1, 1), (1, 1)), ((2, 2), (3, 3)), ((2, 1), (1, 2))]
+)
+def test_torch_agrees(strides, dilation, m, first, rng):
+    torch = pytest.importorskip("torch")
+    for c in (2, 17):
+        case = Case(15, 21, c, m, (3, 3), strides, (2, 3), dilation, first, n=2)
+        x, w, b = case.arrays(rng)
+        images = torch.from_numpy(x if first else x.transpose(0, 3, 1, 2).copy())
+        weight = torch.from_numpy(w.transpose(2, 3, 0, 1).reshape(-1, 1, 3, 3).copy())
+        expected = torch.nn.functional.conv2d(
+            images, weight, torch.from_numpy(b), strides, (2, 3), dilation, groups=c
+        ).numpy()
+        expected = expected if first else expected.transpose(0, 2, 3, 1)
+        result = ndw.depthwise_conv2d(x, w, b, **case.options)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-5)

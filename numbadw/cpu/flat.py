@@ -120,7 +120,7 @@ class Flat:
                 return None
             return simd.mask((self.left - t * self.lanes).maximum(0))
 
-        finish.row(accs, address, self.o_step, mask)
+        finish.row(accs, address, self.o_step, mask, streams=not self.tile.guarded)
 
 
 # Output rows computed together.  A load that straddles two lines costs as much as four

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from numbadw import jit
+from numbadw.cpu.caches import LINE
 from numbadw.cpu.flat import flat_strip
 from numbadw.cpu.pack import copy_element, pack_block, unpack_block
 from numbadw.cpu.records import entry, get, index
@@ -39,7 +40,6 @@ from numbadw.cpu.simd import BYTES
 from numbadw.cpu.tile import Tile, strip
 
 PARAMETER = 8 * index("plan.parameter")
-LINE = 64
 
 
 def make_direct(tiles: list[Tile]) -> Callable[..., None]:
@@ -287,7 +287,7 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
                     get(plan, "plan.o_pix"),
                     get(here, "strip.columns"),
                     get(plan, "plan.used"),
-                    0,
+                    get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0,
                     plan + PARAMETER,
                 )
                 if kind == 0:

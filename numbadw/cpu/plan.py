@@ -21,7 +21,7 @@ from numbadw.cpu.tile import Tile
 from numbadw.geometry import Geometry
 
 # Kernels up to this many taps keep all weights in registers (3x3 and below).
-SWEEP_TAPS = 9
+BLOCK_TAPS = 9
 # Kernels wider than this take the tile whose kernel columns are a run-time loop, so
 # that one compiled tile serves them all and no emitted block grows past 1,000 taps.
 ROWS_COLUMNS = 13
@@ -101,10 +101,11 @@ def cover(count: int, widths: tuple[int, ...]) -> list[tuple[int, int]]:
     return tiles
 
 
-def row_blocks(count: int, blocks: int) -> list[tuple[int, int]]:
-    """Split rows into nearly equal blocks."""
-    blocks = max(1, min(blocks, count))
-    return [(count * i // blocks, count * (i + 1) // blocks) for i in range(blocks)]
+def row_blocks(count: int, blocks: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Split rows into about `blocks` equal blocks of a multiple of `multiple` rows."""
+    units = -(-count // multiple)
+    height = -(-units // max(1, min(blocks, units))) * multiple
+    return [(i, min(i + height, count)) for i in range(0, count, height)]
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:

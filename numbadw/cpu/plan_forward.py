@@ -8,13 +8,16 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 from numbadw import jit
+from numbadw.cpu.caches import LINE, caches
+from numbadw.cpu.flat import ROWS_TOGETHER
 from numbadw.cpu.plan import (
     CHAIN_TAPS,
     ROWS_COLUMNS,
-    SWEEP_TAPS,
+    BLOCK_TAPS,
     Axis,
     Plan,
     Steps,
@@ -33,11 +36,14 @@ PLANE_VECTORS = 2
 FLAT_ROWS = 12
 # Bytes of packed rows that a block of rows may take: a quarter of a usual L2.
 PACKED_BYTES = 256 * 1024
+# Bytes of a block of rows that the flat feed crosses strip by strip: what L1 holds, so
+# that lines shared by neighbouring strips are still there.
+FLAT_BYTES = 32 * 1024
+# Lane vectors of a work item: few enough for L1 to keep the rows they share.
+GROUP = 8
 # Work items a plan aims at, so that threads share them evenly; a fixed number, so
 # that plans (and results) never depend on the number of threads.
 ITEMS = 64
-SMALL_FORM = "sweep"
-GROUP = None
 
 
 class Request:
@@ -96,12 +102,21 @@ class Request:
         near = channels == 1 or steps.c == self.itemsize
         return near and steps.w == channels * self.itemsize
 
-    def row_table(self, blocks: int) -> list[tuple[int, ...]]:
+    def streams(self, vector: bool) -> bool:
+        """Tell whether to store past the caches: too large for them, whole lines."""
+        g = self.g
+        moved = (math.prod(g.input_shape) + math.prod(g.output_shape)) * self.itemsize
+        if moved <= caches().last or not vector:
+            return False
+        steps = (self.o.n, self.o.h, self.o.w * (1 if self.channels > 1 else LINE))
+        return all(step % LINE == 0 for step in steps)
+
+    def row_table(self, blocks: int, multiple: int = 1) -> list[tuple[int, ...]]:
         """Return the row blocks of every phase, about `blocks` in all."""
         table = []
         each = -(-blocks // len(self.rows.phases))
         for phase in self.rows.phases:
-            for first, last in row_blocks(phase.count, each):
+            for first, last in row_blocks(phase.count, each, multiple):
                 table.append(
                     (
                         phase.start * self.x.h,
@@ -136,8 +151,8 @@ def choose_tiles(r: Request) -> tuple[Tile, ...]:
     masked = jit.target().vector_bytes == 64
     sh, sw, kh, kw = r.rows.stride, r.columns.stride, g.kh, g.kw
     multiplier = g.m if g.m <= r.lanes // 2 else 0
-    if kh * kw <= SWEEP_TAPS:
-        form, widths = SMALL_FORM, sweep_widths(kh, kw, sh, many)
+    if kh * kw <= BLOCK_TAPS:
+        form, widths = "block", (7, 4) if many else (4, 2)
     elif kw > ROWS_COLUMNS and kw > sw * 6:
         form, widths = "wide", (14, 7) if many and kw > sw * 13 else (7, 7)
         sh = kh = kw = 0
@@ -162,14 +177,6 @@ def choose_tiles(r: Request) -> tuple[Tile, ...]:
         for width in widths
         for guarded in (False, True)
     )
-
-
-def sweep_widths(kh: int, kw: int, sh: int, many: bool) -> tuple[int, int]:
-    """Return the widths whose accumulators fit the registers beside the weights."""
-    ages = -(-kh // sh)
-    free = (30 if many else 14) - (kh * kw if many else 3)
-    wide = max(2, min(14, free // ages))
-    return wide, max(2, (wide + 1) // 2)
 
 
 def lane_table(r: Request, o_step: int) -> list[tuple[int, ...]]:
@@ -221,7 +228,7 @@ def plan_direct(r: Request) -> Plan:
     tiles = choose_tiles(r)
     lanes = lane_table(r, r.itemsize)
     strips = strip_table(r, tiles, r.x.w, r.o.w)
-    group = GROUP or max(1, min(4, len(lanes) // 8))
+    group = max(1, min(GROUP, len(lanes) // 8))
     groups = -(-len(lanes) // group)
     blocks = -(-ITEMS // max(1, g.n * len(strips) * groups))
     rows = r.row_table(max(len(r.rows.phases), min(blocks, g.oh // 16)))
@@ -232,6 +239,7 @@ def plan_direct(r: Request) -> Plan:
         "lanes": len(lanes),
         "groups": groups,
         "group": group,
+        "stream": r.streams(all(lane[2] == r.lanes for lane in lanes)),
         "x_row": r.fields["x_h"],
         "x_pix": r.x.w * axis.in_step,
         "o_row": r.fields["o_h"],
@@ -280,6 +288,7 @@ def plan_flat(r: Request, planes: int) -> Plan:
         widths = (2, 1)
     else:
         widths = (8, 2) if tall else (3, 1)
+    together = ROWS_TOGETHER[jit.target().registers]
     kh, sh = (0, 0) if tall else (g.kh, r.rows.stride)
     tiles = tuple(
         Tile("flat", r.dtype, r.lanes, kh, 0, sh, 0, width, m, guarded, True, r.activation)
@@ -308,9 +317,9 @@ def plan_flat(r: Request, planes: int) -> Plan:
             (2 * index + (not inside), first * pixels * c, first * used * isz, 0, 0, left)
         )
     row_bytes = (g.w * c * r.rows.stride + total) * isz
-    blocks = -(-(g.oh * row_bytes) // PACKED_BYTES)
+    blocks = -(-(g.oh * row_bytes) // FLAT_BYTES)
     blocks = max(blocks, -(-ITEMS // (g.n * planes or 1)))
-    rows = r.row_table(max(len(r.rows.phases), min(blocks, max(1, g.oh // 8))))
+    rows = r.row_table(max(len(r.rows.phases), blocks), 1 if tall else together)
     tallest = max(row[5] - row[4] for row in rows)
     need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)
     fields = r.fields | {
@@ -320,6 +329,7 @@ def plan_flat(r: Request, planes: int) -> Plan:
         "m": g.m if planes > 1 else 1,
         "period": c * m,
         "used": used,
+        "stream": not stages and used == r.lanes and r.streams(c * m == 1),
         "sw": g.sw,
         "segment": segment * isz,
         "x_row": g.sw * segment * isz if packs else r.fields["x_h"],

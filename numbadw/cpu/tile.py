@@ -5,15 +5,18 @@ of output rows.  It knows registers only; where the strip lies, which rows and c
 of the image exist and how many lanes count are run-time integers (`STRIP_FIELDS`).
 Three emitters share that interface; `plan.py` picks one by kernel size:
 
-sweep   kernels up to 3x3.  Weights stay in registers for the whole strip and every
-        input row is loaded once:
+block   kernels up to 3x3.  Two output rows at a time, weights in registers:
 
-            for row in input rows:                  # run time
-                for column in strip columns:        # unrolled
-                    x = load(row, column)
-                    for out in the kh/sh outputs the row belongs to:
-                        acc[out] += x * weight      # unrolled
-                store the output row that is complete, rotate acc
+            for pair of output rows:                # run time
+                for lane vector:                    # run time
+                    for row, column of the inputs:  # unrolled
+                        x = load(row, column)
+                        for each output it belongs to:
+                            acc[out] += x * weight  # unrolled
+                    store the pair
+
+        Lane vectors are innermost, so neighbouring lines are read and written together
+        and the two input rows that the next pair shares are still in L1.
 
 rows    up to 13 columns.  One output row at a time, kernel rows in a run-time loop
         (its bounds clip the top and bottom border), columns unrolled.
@@ -75,7 +78,7 @@ STRIP_FIELDS = (
 class Tile(NamedTuple):
     """What one compiled strip depends on; `label` is its name everywhere."""
 
-    form: str  # sweep | rows | wide
+    form: str  # block | rows | wide
     dtype: str  # f32 | f64
     lanes: int
     kh: int  # 0 where the emitter takes it at run time
@@ -90,7 +93,7 @@ class Tile(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Name the tile, for example `sweep_f32x16_k3x3_s1x1_w7_m1_guard_relu`."""
+        """Name the tile, for example `block_f32x16_k3x3_s1x1_w7_m1_guard_relu`."""
         guard = "guard" if self.guarded else "inner"
         mask = "mask" if self.masked else "tail"
         return (
@@ -141,6 +144,7 @@ class Finish:
         columns: Int | None = None,
         bias_mask: Any = None,
         whole: Any = None,
+        streams: bool = True,
     ) -> None:
         """Finish vectors `step` bytes apart; `columns` limits a guarded tile's."""
         simd = self.simd
@@ -164,6 +168,9 @@ class Finish:
                 else:
                     word(value, address + t * step, t)
 
+        if not streams:
+            self._plain(store, mask, whole)
+            return
         with simd.builder.if_else(self.stream.compare("!=", 0)) as (streamed, plain):
             with streamed:
                 store(lambda value, at, t: simd.stream(value, at))
@@ -278,40 +285,33 @@ class Strip:
             body()
 
 
-def emit_sweep(whole: Strip) -> None:
-    """Emit the strip for small kernels: weights in registers, each row loaded once."""
-    with whole.each_lane() as strip:
-        _emit_sweep_lane(strip)
+BLOCK_ROWS = 2  # 2 x 7 accumulators, 9 weights and an input fit 32 registers
 
 
-def _emit_sweep_lane(strip: Strip) -> None:
-    simd, tile = strip.simd, strip.tile
+def emit_block(whole: Strip) -> None:
+    """Emit the strip for small kernels: two output rows, lane vectors innermost."""
+    simd, tile = whole.simd, whole.tile
     kh, kw, sh = tile.kh, tile.kw, tile.sh
-    ages = -(-kh // sh)
-    weights = [
-        [strip.load_w(strip.w + (ky * kw + kx) * strip.w_tap) for kx in range(kw)]
-        for ky in range(kh)
-    ]
-    accs = [strip.fresh() for _ in range(ages)]
-
-    def step(o: Int, young: int) -> None:
-        aged = [accs[(young - a) % ages] for a in range(ages)]
-        for r in range(min(sh, kh)):
+    with simd.loop(whole.first, whole.last, BLOCK_ROWS) as o, whole.each_lane() as strip:
+        weights = [
+            [strip.load_w(strip.w + (ky * kw + kx) * strip.w_tap) for kx in range(kw)]
+            for ky in range(kh)
+        ]
+        accs = [strip.fresh() for _ in range(BLOCK_ROWS)]
+        for r in range(sh * (BLOCK_ROWS - 1) + kh):
             row = o * sh + r
-            parts = [(aged[a], weights[r + sh * a]) for a in range(ages) if r + sh * a < kh]
-            with simd.when(row.within(strip.row_lo, strip.row_hi)):
-                _emit_columns(strip, strip.x + row * strip.x_row, parts)
-        done = o - (ages - 1)
-        with simd.when(done.compare(">=", strip.first)):
-            strip.finish(aged[-1], done)
-        strip.reset(aged[-1])
-
-    end = strip.last + (ages - 1)
-    with simd.loop(strip.first, end, ages) as o:
-        step(o, 0)
-        for young in range(1, ages):
-            with simd.when((o + young).compare("<", end)):
-                step(o + young, young)
+            parts = [
+                (accs[a], weights[r - sh * a])
+                for a in range(BLOCK_ROWS)
+                if 0 <= r - sh * a < kh
+            ]
+            if parts:
+                with simd.when(row.within(strip.row_lo, strip.row_hi)):
+                    _emit_columns(strip, strip.x + row * strip.x_row, parts)
+        strip.finish(accs[0], o)
+        for a in range(1, BLOCK_ROWS):
+            with simd.when((o + a).compare("<", strip.last)):
+                strip.finish(accs[a], o + a)
 
 
 def _emit_columns(
@@ -419,34 +419,7 @@ def _emit_wide_row(strip: Strip, row: Int, taps: Int, accs: list[Cell]) -> None:
         single(strip.kw + d, [t for t in range(width) if sw * t > d])
 
 
-def emit_block(whole: Strip) -> None:
-    """Emit the strip for strided small kernels: two output rows, lanes innermost."""
-    simd, tile = whole.simd, whole.tile
-    kh, kw, sh = tile.kh, tile.kw, tile.sh
-    with simd.loop(whole.first, whole.last, BLOCK_ROWS) as o, whole.each_lane() as strip:
-        weights = [
-            [strip.load_w(strip.w + (ky * kw + kx) * strip.w_tap) for kx in range(kw)]
-            for ky in range(kh)
-        ]
-        accs = [strip.fresh() for _ in range(BLOCK_ROWS)]
-        for r in range(sh * (BLOCK_ROWS - 1) + kh):
-            row = o * sh + r
-            parts = [
-                (accs[a], weights[r - sh * a])
-                for a in range(BLOCK_ROWS)
-                if 0 <= r - sh * a < kh
-            ]
-            if parts:
-                with simd.when(row.within(strip.row_lo, strip.row_hi)):
-                    _emit_columns(strip, strip.x + row * strip.x_row, parts)
-        strip.finish(accs[0], o)
-        for a in range(1, BLOCK_ROWS):
-            with simd.when((o + a).compare("<", strip.last)):
-                strip.finish(accs[a], o + a)
-
-
-BLOCK_ROWS = 2
-EMITTERS = {"block": emit_block, "sweep": emit_sweep, "rows": emit_rows, "wide": emit_wide}
+EMITTERS = {"block": emit_block, "rows": emit_rows, "wide": emit_wide}
 
 
 def _strip(typingctx: Any, fields: Any, label: Any) -> Any:
