@@ -10,7 +10,9 @@ def rng():
     return np.random.default_rng(20240607)
 
 
-@pytest.fixture(params=["cpu", "reference", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.fixture(
+    params=["cpu", "reference", pytest.param("cuda", marks=pytest.mark.cuda)]
+)
 def backend(request):
     """Run a test on every backend that can run here."""
     if request.param == "cuda":

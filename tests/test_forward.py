@@ -122,7 +122,12 @@ def test_every_depth_multiplier(m, rng):
     vector = lanes()
     for c in (1, 2, vector - 1, 2 * vector):
         check(Case(5, 9, c, m), rng)
-    check(Case(5, 9, 3, m, dtype="float64"), rng) if m in (2, 5) else None
+
+
+@pytest.mark.parametrize("m", [2, 5])
+def test_depth_multipliers_in_float64(m, rng):
+    check(Case(5, 9, lanes("float64") + 1, m, dtype="float64"), rng)
+    check(Case(5, 9, 1, m, dtype="float64"), rng)
 
 
 @pytest.mark.parametrize("m", [2, 3, 17])

@@ -12,7 +12,7 @@ import numpy as np
 
 from numbadw.cpu.forward import kernel_address
 from numbadw.cpu.launch import bind
-from numbadw.cpu.plan_forward import Request, plan_forward
+from numbadw.cpu.plan_forward import Request, make_plan
 from numbadw.dispatch import Run
 from numbadw.geometry import Geometry
 
@@ -30,7 +30,7 @@ def bind_forward(
     """Plan one forward problem, compile what it needs and return its run."""
     itemsize = dtype.itemsize
     request = Request(geometry, itemsize, x_strides, o_strides, activation, parameter)
-    plan = plan_forward(request)
+    plan = make_plan(request)
     touched = (
         geometry.n * geometry.h * geometry.w * geometry.c
         + geometry.n * geometry.oh * geometry.ow * geometry.c * geometry.m

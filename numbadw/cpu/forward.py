@@ -35,7 +35,7 @@ from numbadw import jit
 from numbadw.cpu.caches import LINE
 from numbadw.cpu.flat import flat_strip
 from numbadw.cpu.pack import copy_element, pack_block, unpack_block
-from numbadw.cpu.records import entry, get, index
+from numbadw.cpu.records import entry, get, index, prefetch
 from numbadw.cpu.simd import BYTES
 from numbadw.cpu.tile import Tile, strip
 
@@ -64,6 +64,10 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
             kind = get(here, "strip.kind")
             start = (item % groups) * group
             stop = min(start + group, lanes)
+            share = get(plan, "plan.ahead_bytes")
+            ahead = x + (item + get(plan, "plan.ahead")) * share
+            for line in range(ahead, ahead + share, LINE):
+                prefetch(line)
             fields = (
                 x_at,
                 w,

@@ -27,7 +27,7 @@ from numbadw.cpu.plan import (
     row_blocks,
     split_axis,
 )
-from numbadw.cpu.tile import Tile
+from numbadw.cpu.tile import BLOCK_ROWS, Tile
 from numbadw.geometry import Geometry
 
 # Rows shorter than this many vectors leave too many lanes idle for the flat feed.
@@ -41,9 +41,15 @@ PACKED_BYTES = 256 * 1024
 FLAT_BYTES = 32 * 1024
 # Lane vectors of a work item: few enough for L1 to keep the rows they share.
 GROUP = 8
+# Output rows of a work item: more gains nothing, fewer cost restarts.  Arrays beyond
+# the last cache are crossed a pair of rows at a time, and each item asks for its share
+# of the inputs two rows of items ahead: a strip alone jumps too much for the hardware
+# prefetchers.  Batch 32 of 112x112x32 3x3 on one Zen 5 core: 9.4 ms without, 2.5 with.
+ROWS_HEIGHT = 8
+AHEAD_BLOCKS = 2
 # Work items a plan aims at, so that threads share them evenly; a fixed number, so
-# that plans (and results) never depend on the number of threads.
-ITEMS = 64
+# that plans never depend on the number of threads.
+ITEMS = 16
 
 
 class Request:
@@ -69,6 +75,8 @@ class Request:
         self.rows = split_axis(g.h, g.oh, g.sh, g.dh, g.pt)
         self.columns = split_axis(g.w, g.ow, g.sw, g.dw, g.pl)
         self.channels = g.c * g.m
+        self.x_bytes = math.prod(g.input_shape) * itemsize
+        self.moved = self.x_bytes + math.prod(g.output_shape) * itemsize
         o_low, o_high = extent(g.output_shape, o_strides, itemsize)
         x_low, x_high = extent(g.input_shape, x_strides, itemsize)
         (bits,) = struct.unpack("q", struct.pack("d", parameter))
@@ -104,9 +112,7 @@ class Request:
 
     def streams(self, vector: bool) -> bool:
         """Tell whether to store past the caches: too large for them, whole lines."""
-        g = self.g
-        moved = (math.prod(g.input_shape) + math.prod(g.output_shape)) * self.itemsize
-        if moved <= caches().last or not vector:
+        if self.moved <= caches().last or not vector:
             return False
         steps = (self.o.n, self.o.h, self.o.w * (1 if self.channels > 1 else LINE))
         return all(step % LINE == 0 for step in steps)
@@ -130,7 +136,7 @@ class Request:
         return table
 
 
-def plan_forward(request: Request) -> Plan:
+def make_plan(request: Request) -> Plan:
     """Choose the feed and make the plan."""
     r = request
     g, lanes = r.g, r.lanes
@@ -228,12 +234,20 @@ def plan_direct(r: Request) -> Plan:
     tiles = choose_tiles(r)
     lanes = lane_table(r, r.itemsize)
     strips = strip_table(r, tiles, r.x.w, r.o.w)
-    group = max(1, min(GROUP, len(lanes) // 8))
+    block = tiles[0].form == "block"
+    streaming = r.moved > caches().last
+    height = BLOCK_ROWS if streaming and block else ROWS_HEIGHT
+    rows = r.row_table(-(-g.oh // height), BLOCK_ROWS)
+    group = 1 if streaming else min(GROUP, len(lanes))
+    outer = g.n * len(rows) * len(strips)
+    while group > 1 and outer * (-(-len(lanes) // group)) < ITEMS:
+        group //= 2
     groups = -(-len(lanes) // group)
-    blocks = -(-ITEMS // max(1, g.n * len(strips) * groups))
-    rows = r.row_table(max(len(r.rows.phases), min(blocks, g.oh // 16)))
-    items = g.n * len(rows) * len(strips) * groups
+    items = outer * groups
+    ahead = AHEAD_BLOCKS * len(strips) * groups if streaming else 0
     fields = r.fields | {
+        "ahead": ahead,
+        "ahead_bytes": r.x_bytes // items if ahead else 0,
         "rows": len(rows),
         "strips": len(strips),
         "lanes": len(lanes),

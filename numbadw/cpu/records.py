@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 RECORDS: dict[str, tuple[str, ...]] = {
@@ -47,6 +47,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "kw",
         "sh",  # row stride within a phase
         "stream",  # 1: store past the caches where the result is aligned
+        "ahead",  # items ahead of the work to prefetch inputs for, and bytes an item
+        "ahead_bytes",
         "parameter",  # the activation's parameter, a float64's bits
         "w",  # input columns
         "ow",  # output columns
@@ -131,3 +133,18 @@ def entry(typingctx: Any, plan: Any, table: Any, record: Any, number: Any) -> An
         return builder.add(args[0], builder.add(start, skip))
 
     return types.int64(types.int64, table, record, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which need not exist, into L2."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType()] + [ir.IntType(32)] * 3)
+        name = "llvm.prefetch.p0"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        flags = [ir.Constant(ir.IntType(32), flag) for flag in (0, 2, 1)]
+        builder.call(function, [builder.inttoptr(args[0], ir.PointerType()), *flags])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen

@@ -284,6 +284,12 @@ class Simd:
             value = self.builder.fptrunc(value, self.element)
         return Vec(self, self.splat(value))
 
+    def prefetch(self, address: Int, locality: int = 3) -> None:
+        """Ask for the cache line at an address, which need not exist."""
+        flags = [ir.Constant(I32, 0), ir.Constant(I32, locality), ir.Constant(I32, 1)]
+        arguments = [self._pointer(address), *flags]
+        self.call("llvm.prefetch.p0", ir.VoidType(), arguments)
+
     def repeat(self, vec: Vec, times: int) -> Vec:
         """Return the first lanes of `vec`, each repeated `times` times."""
         pattern = [lane // times for lane in range(self.lanes)]

@@ -1,0 +1,137 @@
+"""The machine code of the hot tiles, on this CPU and on lesser ones of its kind."""
+
+import functools
+import json
+import platform
+import re
+
+import pytest
+from cases import Case, lanes
+from test_guard_pages import run_guarded
+
+from numbadw import jit
+from numbadw.cpu import forward
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+pytestmark = pytest.mark.skipif(not X86, reason="reads x86 assembly")
+REGISTERS = {64: "zmm", 32: "ymm", 16: "xmm"}
+HOT = {
+    "3x3": Case(9, 99, 64),
+    "3x3 float64": Case(9, 99, 64, dtype="float64"),
+    "3x3 stride 2": Case(9, 99, 64, strides=(2, 2)),
+    "3x3 twice": Case(9, 99, 64, 2),
+    "5x5": Case(9, 99, 64, kernel=(5, 5)),
+    "7x7": Case(9, 99, 64, kernel=(7, 7)),
+    "31x31": Case(40, 99, 64, kernel=(31, 31)),
+    "3x3 packed": Case(9, 9, 65, first=True),
+    "5x5 of 3 channels": Case(9, 99, 3, kernel=(5, 5)),
+}
+
+
+@functools.cache
+def kernel_code(name, number):
+    """Return the lines of the loops round one of a case's four tiles, compiled anew.
+
+    Code from the disk cache cannot be read, hence without it.
+    """
+    plan = HOT[name].plan()
+    tile = plan.tiles[number]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jit, "_cache_for", lambda function: None)
+        build = forward.FEEDS[plan.feed]
+        compiled = jit.compile_kernel(build([tile] * 4), f"asm_{tile.label}")
+    functions = split_functions(compiled._library.get_asm_str())
+    return tile, max(functions, key=lambda lines: sum(map(is_multiply, lines)))
+
+
+def split_functions(code):
+    """Split assembly at its function labels."""
+    functions = [[]]
+    for line in code.splitlines():
+        if re.match(r"(?!\.L)[\w.$]+:", line):
+            functions.append([])
+        functions[-1].append(line)
+    return functions
+
+
+def is_multiply(line):
+    """Tell whether a line multiplies vectors: fused, or where that is missing plain."""
+    return bool(re.match(r"\tv?(fmadd\d+|mul)p[sd]\b", line))
+
+
+def loops(lines):
+    """Return (first, last) of every loop: from a label to a later jump back to it."""
+    labels, found = {}, {}
+    for at, line in enumerate(lines):
+        if label := re.match(r"(\.L\w+):", line):
+            labels[label[1]] = at
+        elif (jump := re.match(r"\tj\w+\t(\.L\w+)", line)) and jump[1] in labels:
+            found[labels[jump[1]]] = at
+    return list(found.items())
+
+
+def hot_loops(lines):
+    """Return the loops that multiply and hold no other loop that does."""
+    hot = [(a, b) for a, b in loops(lines) if any(map(is_multiply, lines[a : b + 1]))]
+    return [
+        (a, b)
+        for a, b in hot
+        if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in hot)
+    ]
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_taps_are_packed_multiply_adds_of_full_width(name):
+    tile, lines = kernel_code(name, 0)
+    target = jit.target()
+    register = REGISTERS[target.vector_bytes]
+    multiplies = [line for line in lines if is_multiply(line)]
+    taps = max(1, tile.kh) * max(1, tile.kw)
+    assert len(multiplies) >= taps * tile.width
+    assert all(register in line for line in multiplies)
+    if target.fused:
+        assert all("fmadd" in line for line in multiplies)
+    assert not re.search(r"\tv?(fmadd\d+|mul)s[sd]\b", "\n".join(lines))
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_no_call_in_the_hot_loops(name):
+    _, lines = kernel_code(name, 0)
+    hot = hot_loops(lines)
+    assert hot
+    for first, last in hot:
+        assert not [line for line in lines[first : last + 1] if "\tcall" in line]
+
+
+@pytest.mark.parametrize("number", range(4), ids=["wide", "wide-g", "narrow", "narrow-g"])
+@pytest.mark.parametrize("name", ["3x3", "3x3 float64"])
+def test_the_3x3_tile_keeps_everything_in_registers(name, number):
+    if jit.target().registers < 32:
+        pytest.skip("9 weights and the accumulators need 32 vector registers")
+    _, lines = kernel_code(name, number)
+    inside = {at for first, last in loops(lines) for at in range(first, last + 1)}
+    store = re.compile(r"\tv\w+\t%[xyz]mm\d+, -?\d*\(%rsp\)")
+    assert not [lines[at].strip() for at in sorted(inside) if store.match(lines[at])]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "target", "absent", "present"),
+    [
+        ("haswell", [32, True, 16], ["zmm"], ["ymm", "vfmadd"]),
+        ("nehalem", [16, False, 16], ["zmm", "ymm", "vfmadd"], ["xmm", "mulps"]),
+    ],
+)
+def test_lesser_cpus_get_code_of_their_own(cpu, target, absent, present, tmp_path):
+    if lanes() < 8:
+        pytest.skip("this CPU has nothing to leave out")
+    *_, found, _ = run_guarded(
+        "inspect",
+        NUMBA_CPU_NAME=cpu,
+        NUMBA_CPU_FEATURES="",
+        NUMBADW_CACHE_DIR=str(tmp_path),
+    )
+    found = json.loads(found)
+    assert found["target"] == target
+    assert found["kernels"] > 10
+    assert {word: found[word] for word in absent} == dict.fromkeys(absent, 0)
+    assert all(found[word] > 0 for word in present)
