@@ -34,7 +34,7 @@ import numpy as np
 from numbadw import jit
 from numbadw.cpu.caches import LINE
 from numbadw.cpu.flat import flat_strip
-from numbadw.cpu.pack import copy_element, pack_block, unpack_block
+from numbadw.cpu.pack import compress, copy_element, pack_block, unpack_block
 from numbadw.cpu.records import entry, get, index, prefetch
 from numbadw.cpu.simd import BYTES
 from numbadw.cpu.tile import Tile, strip
@@ -263,7 +263,9 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
                 low = max(low, begin * stride)
                 high = min(high, (end - 1) * stride + get(plan, "plan.kh"))
                 high = max(low, high)
-                _pack_rows(x_at, plan, low, high, x_block, dtype, itemsize)
+                _pack_rows(
+                    x_at, plan, low, high, x_block, dtype, width, itemsize
+                )
                 x_at = x_block - low * x_row
             result = o_at
             if o_bytes:
@@ -310,23 +312,46 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
 
 
 @jit.helper
-def _pack_rows(x, plan, low, high, target, dtype, itemsize):  # type: ignore[no-untyped-def]
+def _pack_rows(x, plan, low, high, target, dtype, width, itemsize):  # type: ignore[no-untyped-def]
     """Copy input rows so that columns a stride apart become neighbours.
 
-    A packed row holds one segment per column phase: columns p, p + stride, ...
+    A packed row holds one segment per column phase: columns p, p + stride, ...  Rows
+    and phases that no tap reads are left out.
     """
     columns, channels = get(plan, "plan.w"), get(plan, "plan.c")
     stride, segment = get(plan, "plan.sw"), get(plan, "plan.segment")
+    phases, period = get(plan, "plan.phases"), get(plan, "plan.picks")
     for row in range(low, high):
+        if row % get(plan, "plan.sh") >= get(plan, "plan.kh"):
+            continue
         source = x + row * get(plan, "plan.x_h")
         start = target + (row - low) * get(plan, "plan.x_row")
         for phase in range(stride):
+            if not phases >> phase & 1:
+                continue
             at = start + phase * segment
-            for column in range(phase, columns, stride):
-                pixel = source + column * get(plan, "plan.x_w")
-                for c in range(channels):
-                    copy_element(pixel + c * get(plan, "plan.x_c"), at, dtype)
-                    at += itemsize
+            if period:
+                elements = columns * channels
+                turn = phase
+                for e in range(0, elements, width):
+                    pick = entry(plan, "plan.picks_at", "pick", turn)
+                    fields = (
+                        source + e * itemsize,
+                        at,
+                        get(pick, "pick.mask"),
+                        min(width, elements - e),
+                    )
+                    compress(fields, dtype, width)
+                    at += get(pick, "pick.count") * itemsize
+                    turn += stride
+                    if turn >= period * stride:
+                        turn = phase
+            else:
+                for column in range(phase, columns, stride):
+                    pixel = source + column * get(plan, "plan.x_w")
+                    for c in range(channels):
+                        copy_element(pixel + c * get(plan, "plan.x_c"), at, dtype)
+                        at += itemsize
 
 
 @jit.helper

@@ -83,6 +83,33 @@ def copy_element(typingctx: Any, source: Any, target: Any, dtype: Any) -> Any:
     return types.void(types.int64, types.int64, dtype), codegen
 
 
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def compress(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
+    """Store the lanes that a bit mask picks side by side.
+
+    Contract: fields = (source, target, mask bits, count); lanes from `count` on are
+    not read and not picked; a whole vector is written at the target.
+    """
+    signature = types.void(fields, dtype, lanes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
+        source, target, bits, count = (
+            simd.int(builder.extract_value(args[0], i)) for i in range(4)
+        )
+        inside = simd.mask(count)
+        narrow = builder.trunc(bits.value, ir.IntType(simd.lanes))
+        picked = builder.bitcast(narrow, inside.type)
+        picked = builder.and_(picked, inside)
+        vec = simd.load(source, inside)
+        name = f"llvm.experimental.vector.compress.{simd.suffix}"
+        arguments = [vec.value, picked, simd.vec(0.0).value]
+        simd.store(Vec(simd, simd.call(name, simd.kind, arguments)), target)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 @jit.helper
 def pack_block(source, steps, target, pitch, sizes, dtype, lanes, itemsize):  # type: ignore[no-untyped-def]
     """Copy (rows, pixels, channels) to a dense block of pixels by channels.

@@ -130,7 +130,13 @@ class Plan(NamedTuple):
 
 
 # The record that each table's entries are.
-TABLES = {"rows": "rows", "strips": "strip", "lanes": "lane", "taps": "tap"}
+TABLES = {
+    "rows": "rows",
+    "strips": "strip",
+    "lanes": "lane",
+    "taps": "tap",
+    "picks": "pick",
+}
 
 
 def assemble(

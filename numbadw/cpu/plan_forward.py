@@ -311,10 +311,11 @@ def plan_flat(r: Request, planes: int) -> Plan:
     )
     packs = g.sw > 1 or not (planes > 1 or r.dense(r.x, c))
     stages = not (planes > 1 or r.dense(r.o, c * m))
-    segment = -(-g.w // g.sw) * c
-    taps = []
+    segment = -(-g.w // g.sw) * c + r.lanes  # whole vectors are written at its end
+    taps, phases = [], 0
     for kx in range(g.kw):
         q, phase = divmod(kx * g.dw - g.pl, g.sw)
+        phases |= 1 << phase
         count = len(range(phase, g.w, g.sw)) * c
         taps.append(((phase * segment + q * c) * isz, q * c, count))
     strips = []
@@ -330,6 +331,7 @@ def plan_flat(r: Request, planes: int) -> Plan:
         strips.append(
             (2 * index + (not inside), first * pixels * c, first * used * isz, 0, 0, left)
         )
+    picks = pick_table(r, c) if packs and r.dense(r.x, c) else []
     row_bytes = (g.w * c * r.rows.stride + total) * isz
     blocks = -(-(g.oh * row_bytes) // FLAT_BYTES)
     blocks = max(blocks, -(-ITEMS // (g.n * planes or 1)))
@@ -346,6 +348,8 @@ def plan_flat(r: Request, planes: int) -> Plan:
         "stream": not stages and used == r.lanes and r.streams(c * m == 1),
         "sw": g.sw,
         "segment": segment * isz,
+        "phases": phases,
+        "picks": len(picks) // g.sw,
         "x_row": g.sw * segment * isz if packs else r.fields["x_h"],
         "o_row": total * isz if stages else r.fields["o_h"],
         "x_pix": pixels * c,
@@ -353,5 +357,24 @@ def plan_flat(r: Request, planes: int) -> Plan:
         "scratch_x": need * g.sw * segment * isz if packs else 0,
         "scratch_o": tallest * total * isz if stages else 0,
     }
-    tables = {"rows": rows, "strips": strips, "taps": taps}
+    tables = {"rows": rows, "strips": strips, "taps": taps, "picks": picks}
     return assemble("flat", tiles, g.n * planes * len(rows), fields, tables)
+
+
+def pick_table(r: Request, channels: int) -> list[tuple[int, ...]]:
+    """Return which lanes of each vector of a dense row belong to each column phase.
+
+    Entry `vector * stride + phase`; the vectors repeat after a whole number of strides.
+    """
+    stride, lanes = r.g.sw, r.lanes
+    period = stride * channels // math.gcd(stride * channels, lanes)
+    table = []
+    for vector in range(period):
+        for phase in range(stride):
+            picked = [
+                (vector * lanes + lane) // channels % stride == phase
+                for lane in range(lanes)
+            ]
+            mask = sum(1 << lane for lane, on in enumerate(picked) if on)
+            table.append((mask, sum(picked)))
+    return table

@@ -56,6 +56,9 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "m",  # outputs per input channel (direct, flat) or input lane (packed)
         "sw",  # flat feed: column stride, bytes of a packed row's segment,
         "segment",
+        "phases",  # bit set of the column phases that any tap reads
+        "picks_at",  # masks that pick the phases out of a dense row, 0: none
+        "picks",  # vectors after which the masks repeat
         "period",  # channels after which the weights repeat, lanes in use
         "used",
         "scratch_x",  # bytes of scratch for packed inputs and staged results
@@ -79,7 +82,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "columns",
     ),
     "lane": ("x", "o", "count"),
-    "tap": ("x", "first", "count"),
+    "tap": ("x", "first", "count"),  # flat feed, one a kernel column
+    "pick": ("mask", "count"),  # lanes of a vector that belong to a column phase
 }
 
 
