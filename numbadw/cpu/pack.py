@@ -54,16 +54,23 @@ def transpose(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
         source, s_step, many, target, t_step, length = (
             simd.int(builder.extract_value(args[0], i)) for i in range(6)
         )
-        rows = []
-        inside, beside = simd.mask(length), simd.mask(many)
-        for i in range(simd.lanes):
-            cell = simd.variable(simd.vec(0.0))
-            with simd.when(many.compare(">", i)):
-                cell.set(simd.load(source + i * s_step, inside))
-            rows.append(cell.get(builder))
-        for j, row in enumerate(emit_transpose(simd, rows)):
-            with simd.when(length.compare(">", j)):
-                simd.store(row, target + j * t_step, beside)
+        lanes = simd.lanes
+        whole = builder.and_(many.compare("==", lanes), length.compare("==", lanes))
+        with builder.if_else(whole) as (full, partial):
+            with full:
+                loaded = [simd.load(source + i * s_step) for i in range(lanes)]
+                for j, row in enumerate(emit_transpose(simd, loaded)):
+                    simd.store(row, target + j * t_step)
+            with partial:
+                inside, beside = simd.mask(length), simd.mask(many)
+                cells = [simd.variable(simd.vec(0.0)) for _ in range(lanes)]
+                for i, cell in enumerate(cells):
+                    with simd.when(many.compare(">", i)):
+                        cell.set(simd.load(source + i * s_step, inside))
+                loaded = [cell.get(builder) for cell in cells]
+                for j, row in enumerate(emit_transpose(simd, loaded)):
+                    with simd.when(length.compare(">", j)):
+                        simd.store(row, target + j * t_step, beside)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -140,15 +140,16 @@ def make_plan(request: Request) -> Plan:
     """Choose the feed and make the plan."""
     r = request
     g, lanes = r.g, r.lanes
+    near_x = g.c == 1 or r.x.c == r.itemsize
+    near_o = r.channels == 1 or r.o.c == r.itemsize
+    near = near_x and near_o
+    planar = r.x.w == r.itemsize and r.o.w == r.itemsize
+    long = g.ow >= PLANE_VECTORS * lanes
+    if planar and not near and long and r.channels < lanes:
+        return plan_flat(r, planes=r.channels)
     if r.channels <= lanes // 2:
         return plan_flat(r, planes=1)
-    near_x = g.c == 1 or r.x.c == r.itemsize
-    near_o = r.o.c == r.itemsize
-    if near_x and near_o:
-        return plan_direct(r)
-    if r.x.w == r.itemsize and r.o.w == r.itemsize and g.ow >= PLANE_VECTORS * lanes:
-        return plan_flat(r, planes=r.channels)
-    return plan_packed(r)
+    return plan_direct(r) if near else plan_packed(r)
 
 
 def choose_tiles(r: Request) -> tuple[Tile, ...]:
@@ -342,6 +343,7 @@ def plan_flat(r: Request, planes: int) -> Plan:
         "rows": len(rows),
         "strips": len(strips),
         "planes": planes,
+        "c": c,
         "m": g.m if planes > 1 else 1,
         "period": c * m,
         "used": used,
