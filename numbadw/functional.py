@@ -30,6 +30,7 @@ Prepared = Callable[[Array, Array | None], Array]
 # Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
 _CALLS: dict[Any, tuple[Run, tuple[int, ...], np.dtype[Any]]] = {}
 _MOST_CALLS = 4096
+_SIMPLE = (str, int)  # paddings that are their own key
 
 
 def depthwise_conv2d(
@@ -126,11 +127,11 @@ def depthwise_conv2d(
         and (activation is None or type(activation) is str)
     )
     if plain:
-        if type(strides) is not int:
+        if not (
+            type(strides) is type(dilation_rate) is int and type(padding) in _SIMPLE
+        ):
             strides = checks.pair(strides, "strides")
-        if type(dilation_rate) is not int:
             dilation_rate = checks.pair(dilation_rate, "dilation_rate")
-        if type(padding) is not str and type(padding) is not int:
             padding = checks.padding(padding)
         key = (
             inputs.shape,
@@ -177,7 +178,12 @@ def depthwise_conv2d(
     run, geometry, x, w, b, o = checked
     result = aligned_empty(geometry.output_shape, x.dtype) if o is None else o
     run(x, w, b, result, 1)
-    if plain and x.dtype == inputs.dtype and _as_given(kernel, w) and _as_given(bias, b):
+    if (
+        plain
+        and x.dtype == inputs.dtype
+        and _as_given(kernel, w)
+        and _as_given(bias, b)
+    ):
         if len(_CALLS) >= _MOST_CALLS:
             _CALLS.clear()
         _CALLS[key] = run, geometry.output_shape, x.dtype

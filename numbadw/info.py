@@ -142,7 +142,9 @@ def warmup(
         for side in (8, 256):
             h, w = side * pair[0], side * pair[1]
             shape = (1, c, h, w) if first else (1, h, w, c)
-            geometry = make_geometry(shape, (kh, kw, c, m), pair, "same", dilation, first)
+            geometry = make_geometry(
+                shape, (kh, kw, c, m), pair, "same", dilation, first
+            )
             x_strides = dense_strides(geometry.input_shape, kind.itemsize)
             o_strides = dense_strides(geometry.output_shape, kind.itemsize)
             bind_forward("cpu", geometry, kind, x_strides, o_strides, name, parameter)

@@ -29,4 +29,5 @@ def aligned_empty(
         return np.empty(shape, dtype)
     buffer = np.empty(size + LINE, np.uint8)
     address = _pointer_at(id(buffer) + _DATA).value or 0
-    return np.ndarray(shape, dtype, buffer, -address % LINE)
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer, -address % LINE)
+    return array

@@ -35,4 +35,6 @@ def bind_forward(
         geometry.n * geometry.h * geometry.w * geometry.c
         + geometry.n * geometry.oh * geometry.ow * geometry.c * geometry.m
     )
-    return bind(kernel_address(plan.feed, plan.tiles), plan, geometry.flops, touched * itemsize)
+    return bind(
+        kernel_address(plan.feed, plan.tiles), plan, geometry.flops, touched * itemsize
+    )

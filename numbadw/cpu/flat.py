@@ -16,12 +16,13 @@ weights repeat with the channels.  A strip is `width` such vectors:
 
 Loads are unaligned and cost more than the arithmetic, so each serves many rows.  Tall
 kernels take one output row at a time with the kernel rows in a run-time loop.  Kernel
-width, dilation and padding are run-time numbers (the table of taps).  *Guarded* tiles compare each lane with the row's
-ends: lanes outside read zero, which is what padding means.
+width, dilation and padding are run-time numbers (the table of taps).  *Guarded* tiles
+compare each lane with the row's ends: lanes outside read zero, which is what padding
+means.
 
-Source: Chellapilla et al. flatten for matrix products; here nothing is copied, as in
-Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD
-Architectures", SC 2018, section II, with the row instead of a channel block.
+Source: OpenCV's filter2D also flattens the channels into the row; keeping many output
+rows in registers is Goto and van de Geijn's argument, "Anatomy of High-Performance
+Matrix Multiplication", ACM TOMS 34(3), 2008, section 4, with rows for columns.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from numbadw.cpu.finish import Finish
+from numbadw.cpu.label import Tile
 from numbadw.cpu.records import index, size
 from numbadw.cpu.simd import I32, Cell, Int, Simd, Vec
-from numbadw.cpu.tile import Finish, Tile
 
 FLAT_FIELDS = (
     "x",  # address of the (maybe virtual) input row 0 of the phase
@@ -71,6 +73,7 @@ class Flat:
         self.args = arguments
         self.repeat = max(1, tile.multiplier)
         self.narrow = Simd(simd.builder, tile.dtype, tile.lanes // self.repeat)
+
     def __getattr__(self, name: str) -> Int:
         return self.args[name]
 
@@ -99,9 +102,7 @@ class Flat:
         simd = self.simd
         base = self.taps + column * size("tap")
         names = ("x", "first", "count")
-        return {
-            name: simd.load_int(base + 8 * index(f"tap.{name}")) for name in names
-        }
+        return {name: simd.load_int(base + 8 * index(f"tap.{name}")) for name in names}
 
     def accumulators(self) -> list[Cell]:
         """Return one zeroed variable per vector."""
@@ -146,7 +147,7 @@ def emit_flat(flat: Flat, finish: Finish, together: int) -> None:
         top = o * sh
         for r in range(sh * (together - 1) + kh):
             targets = [
-                (simd.int(r - sh * a), outs[a])
+                (simd.integer(r - sh * a), outs[a])
                 for a in range(together)
                 if 0 <= r - sh * a < kh
             ]
@@ -166,8 +167,10 @@ def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
     low = (flat.row_lo - top).maximum(0)
     high = (flat.row_hi - top).minimum(flat.kh)
     accs = flat.accumulators()
-    rows = simd.int(simd.builder.sdiv(simd.int(1024).value, flat.kw.value)).maximum(1)
-    chunk = simd.variable(simd.int(0))
+    rows = simd.integer(
+        simd.builder.sdiv(simd.integer(1024).value, flat.kw.value)
+    ).maximum(1)
+    chunk = simd.variable(simd.integer(0))
     with simd.repeat_while(lambda: chunk.get(simd.builder).compare("<", flat.kh)):
         begin = chunk.get(simd.builder)
         end = begin + rows
@@ -186,7 +189,7 @@ def _emit_row(flat: Flat, row: Int, targets: list[tuple[Int, list[Cell]]]) -> No
     address = flat.x + row * flat.x_row
     vector = simd.lanes * simd.itemsize
     height = flat.tile.kh or flat.kh
-    with simd.loop(simd.int(0), flat.kw) as kx:
+    with simd.loop(simd.integer(0), flat.kw) as kx:
         tap = flat.taps_of(kx)
         column = flat.w + kx * height * vector
         xs = [flat.load_x(address, tap, t) for t in range(flat.tile.width)]
@@ -203,7 +206,7 @@ def _flat_strip(typingctx: Any, fields: Any, label: Any) -> Any:
         tile = Tile.parse(sig.args[1].literal_value)
         simd = Simd(builder, tile.dtype, tile.lanes)
         values = {
-            name: simd.int(builder.extract_value(args[0], i))
+            name: simd.integer(builder.extract_value(args[0], i))
             for i, name in enumerate(FLAT_FIELDS)
         }
         flat = Flat(simd, tile, values)

@@ -34,10 +34,11 @@ import numpy as np
 from numbadw import jit
 from numbadw.cpu.caches import LINE
 from numbadw.cpu.flat import flat_strip
+from numbadw.cpu.label import Tile
 from numbadw.cpu.pack import compress, copy_element, pack_block, unpack_block
 from numbadw.cpu.records import entry, get, index, prefetch
 from numbadw.cpu.simd import BYTES
-from numbadw.cpu.tile import Tile, strip
+from numbadw.cpu.tile import strip
 
 PARAMETER = 8 * index("plan.parameter")
 
@@ -263,9 +264,7 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
                 low = max(low, begin * stride)
                 high = min(high, (end - 1) * stride + get(plan, "plan.kh"))
                 high = max(low, high)
-                _pack_rows(
-                    x_at, plan, low, high, x_block, dtype, width, itemsize
-                )
+                _pack_rows(x_at, plan, low, high, x_block, dtype, width, itemsize)
                 x_at = x_block - low * x_row
             result = o_at
             if o_bytes:

@@ -181,27 +181,27 @@ def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
     chunks = min(shares(flops, touched, items), config.NUMBA_NUM_THREADS)
     serial = serial_driver()
     state, lock = threads.state, threads.running
-    integers = plan.integers  # lives as long as the run
 
-    def run_serial(x: Any, w: Any, b: Any, o: Any, force: int) -> int:
+    # `alive` keeps the integers that the kernel reads as long as the run.
+    def run_serial(
+        x: Any, w: Any, b: Any, o: Any, force: int, alive: Any = plan.integers
+    ) -> int:
         bias = 0 if b is None else id(b)
-        return serial(kernel, id(x), id(w), bias, id(o), address, items, force)
+        status = serial(kernel, id(x), id(w), bias, id(o), address, items, force)
+        return status  # type: ignore[no-any-return]
 
-    if chunks == 1 or state.allowed == 1:
-        run_serial.plan = integers
-        return run_serial
-
-    def run(x: Any, w: Any, b: Any, o: Any, force: int) -> int:
-        bias = 0 if b is None else id(b)
+    def run(
+        x: Any, w: Any, b: Any, o: Any, force: int, alive: Any = plan.integers
+    ) -> int:
         share = min(chunks, state.limit)
-        if share > 1 and lock.acquire(False):
-            try:
-                return parallel_driver()(
-                    kernel, id(x), id(w), bias, id(o), address, items, share, force
-                )
-            finally:
-                lock.release()
-        return serial(kernel, id(x), id(w), bias, id(o), address, items, force)
+        if share == 1 or not lock.acquire(False):
+            return run_serial(x, w, b, o, force)
+        try:
+            bias = 0 if b is None else id(b)
+            arrays = id(x), id(w), bias, id(o)
+            status = parallel_driver()(kernel, *arrays, address, items, share, force)
+            return status  # type: ignore[no-any-return]
+        finally:
+            lock.release()
 
-    run.plan = integers
-    return run
+    return run_serial if chunks == 1 or state.allowed == 1 else run

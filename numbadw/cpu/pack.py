@@ -52,7 +52,7 @@ def transpose(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
         source, s_step, many, target, t_step, length = (
-            simd.int(builder.extract_value(args[0], i)) for i in range(6)
+            simd.integer(builder.extract_value(args[0], i)) for i in range(6)
         )
         lanes = simd.lanes
         whole = builder.and_(many.compare("==", lanes), length.compare("==", lanes))
@@ -102,7 +102,7 @@ def compress(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
         source, target, bits, count = (
-            simd.int(builder.extract_value(args[0], i)) for i in range(4)
+            simd.integer(builder.extract_value(args[0], i)) for i in range(4)
         )
         inside = simd.mask(count)
         narrow = builder.trunc(bits.value, ir.IntType(simd.lanes))

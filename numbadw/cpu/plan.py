@@ -15,10 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbadw import jit
 from numbadw.cpu import records
-from numbadw.cpu.tile import Tile
-from numbadw.geometry import Geometry
+from numbadw.cpu.label import Tile
 
 # Kernels up to this many taps keep all weights in registers (3x3 and below).
 BLOCK_TAPS = 9
@@ -30,12 +28,15 @@ ROWS_COLUMNS = 13
 CHAIN_TAPS = 1000
 
 
+Table = list[tuple[int, ...]]
+
+
 class Phase(NamedTuple):
     """One dense convolution along an axis."""
 
     start: int  # input index of column 0, maybe outside the image
     out: int  # first output
-    count: int  # outputs
+    outputs: int
     low: int  # dense columns that exist: low <= column < high
     high: int
 
@@ -108,7 +109,9 @@ def row_blocks(count: int, blocks: int, multiple: int = 1) -> list[tuple[int, in
     return [(i, min(i + height, count)) for i in range(0, count, height)]
 
 
-def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
+def extent(
+    shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int
+) -> tuple[int, int]:
     """Return the bytes an array spans below and above its data pointer."""
     low = sum(min(0, (n - 1) * s) for n, s in zip(shape, strides, strict=True))
     high = sum(max(0, (n - 1) * s) for n, s in zip(shape, strides, strict=True))
@@ -144,7 +147,7 @@ def assemble(
     tiles: tuple[Tile, ...],
     items: int,
     fields: dict[str, int],
-    tables: dict[str, list[tuple[int, ...]]],
+    tables: dict[str, Table],
 ) -> Plan:
     """Lay the fields and tables out as the records say."""
     at = records.size("plan")

@@ -1,9 +1,9 @@
 """The planner of the forward pass: geometry and strides in, a `Plan` out.
 
-    few channels, lanes along the row           -> flat feed
-    pixels are neighbours and rows are long     -> flat feed, one plane at a time
-    channels are neighbours                     -> direct feed
-    anything else                               -> packed feed
+few channels, lanes along the row           -> flat feed
+pixels are neighbours and rows are long     -> flat feed, one plane at a time
+channels are neighbours                     -> direct feed
+anything else                               -> packed feed
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import struct
 from numbadw import jit
 from numbadw.cpu.caches import LINE, caches
 from numbadw.cpu.flat import ROWS_TOGETHER
+from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import (
+    BLOCK_TAPS,
     CHAIN_TAPS,
     ROWS_COLUMNS,
-    BLOCK_TAPS,
-    Axis,
     Plan,
     Steps,
+    Table,
     assemble,
     cover,
     extent,
     row_blocks,
     split_axis,
 )
-from numbadw.cpu.tile import BLOCK_ROWS, Tile
+from numbadw.cpu.tile import BLOCK_ROWS
 from numbadw.geometry import Geometry
 
 # Rows shorter than this many vectors leave too many lanes idle for the flat feed.
@@ -117,12 +118,12 @@ class Request:
         steps = (self.o.n, self.o.h, self.o.w * (1 if self.channels > 1 else LINE))
         return all(step % LINE == 0 for step in steps)
 
-    def row_table(self, blocks: int, multiple: int = 1) -> list[tuple[int, ...]]:
+    def row_table(self, blocks: int, multiple: int = 1) -> Table:
         """Return the row blocks of every phase, about `blocks` in all."""
-        table = []
+        table: Table = []
         each = -(-blocks // len(self.rows.phases))
         for phase in self.rows.phases:
-            for first, last in row_blocks(phase.count, each, multiple):
+            for first, last in row_blocks(phase.outputs, each, multiple):
                 table.append(
                     (
                         phase.start * self.x.h,
@@ -186,10 +187,10 @@ def choose_tiles(r: Request) -> tuple[Tile, ...]:
     )
 
 
-def lane_table(r: Request, o_step: int) -> list[tuple[int, ...]]:
+def lane_table(r: Request, o_step: int) -> Table:
     """Return input offset, output offset and count of every lane vector."""
     g, lanes = r.g, r.lanes
-    table = []
+    table: Table = []
     if g.m <= lanes // 2:
         whole = (lanes // g.m) * g.m
         for first in range(0, r.channels, whole):
@@ -204,17 +205,15 @@ def lane_table(r: Request, o_step: int) -> list[tuple[int, ...]]:
     return table
 
 
-def strip_table(
-    r: Request, tiles: tuple[Tile, ...], x_w: int, o_w: int
-) -> list[tuple[int, ...]]:
+def strip_table(r: Request, tiles: tuple[Tile, ...], x_w: int, o_w: int) -> Table:
     """Return the column strips of every phase; x_w and o_w are bytes per column."""
     axis, kw = r.columns, r.g.kw
     widths = (tiles[0].width, tiles[2].width)
-    table = []
+    table: Table = []
     for phase in axis.phases:
-        for first, index in cover(phase.count, widths):
+        for first, index in cover(phase.outputs, widths):
             width = widths[index]
-            columns = min(width, phase.count - first)
+            columns = min(width, phase.outputs - first)
             span = axis.stride * (width - 1) + kw
             low = phase.low - first * axis.stride
             high = phase.high - first * axis.stride
@@ -299,27 +298,39 @@ def plan_flat(r: Request, planes: int) -> Plan:
     pixels = max(1, (r.lanes // m) // c)
     used = pixels * c * m
     tall = g.kh > FLAT_ROWS or g.kh * g.kw > CHAIN_TAPS
-    if jit.target().registers < 32:
-        widths = (2, 1)
-    else:
-        widths = (8, 2) if tall else (3, 1)
+    many = jit.target().registers >= 32
+    widths = ((8, 2) if tall else (3, 1)) if many else (2, 1)
     together = ROWS_TOGETHER[jit.target().registers]
     kh, sh = (0, 0) if tall else (g.kh, r.rows.stride)
     tiles = tuple(
-        Tile("flat", r.dtype, r.lanes, kh, 0, sh, 0, width, m, guarded, True, r.activation)
+        Tile(
+            "flat",
+            r.dtype,
+            r.lanes,
+            kh,
+            0,
+            sh,
+            0,
+            width,
+            m,
+            guarded,
+            True,
+            r.activation,
+        )
         for width in widths
         for guarded in (False, True)
     )
     packs = g.sw > 1 or not (planes > 1 or r.dense(r.x, c))
     stages = not (planes > 1 or r.dense(r.o, c * m))
     segment = -(-g.w // g.sw) * c + r.lanes  # whole vectors are written at its end
-    taps, phases = [], 0
+    taps: Table = []
+    phases = 0
     for kx in range(g.kw):
         q, phase = divmod(kx * g.dw - g.pl, g.sw)
         phases |= 1 << phase
         count = len(range(phase, g.w, g.sw)) * c
         taps.append(((phase * segment + q * c) * isz, q * c, count))
-    strips = []
+    strips: Table = []
     total = g.ow * c * m
     for first, index in cover(-(-g.ow // pixels), widths):
         left = total - first * used
@@ -330,7 +341,14 @@ def plan_flat(r: Request, planes: int) -> Plan:
         for _, start, count in taps:
             inside = inside and start + last * pixels * c + r.lanes // m <= count
         strips.append(
-            (2 * index + (not inside), first * pixels * c, first * used * isz, 0, 0, left)
+            (
+                2 * index + (not inside),
+                first * pixels * c,
+                first * used * isz,
+                0,
+                0,
+                left,
+            )
         )
     picks = pick_table(r, c) if packs and r.dense(r.x, c) else []
     row_bytes = (g.w * c * r.rows.stride + total) * isz
@@ -363,14 +381,14 @@ def plan_flat(r: Request, planes: int) -> Plan:
     return assemble("flat", tiles, g.n * planes * len(rows), fields, tables)
 
 
-def pick_table(r: Request, channels: int) -> list[tuple[int, ...]]:
+def pick_table(r: Request, channels: int) -> Table:
     """Return which lanes of each vector of a dense row belong to each column phase.
 
     Entry `vector * stride + phase`; the vectors repeat after a whole number of strides.
     """
     stride, lanes = r.g.sw, r.lanes
     period = stride * channels // math.gcd(stride * channels, lanes)
-    table = []
+    table: Table = []
     for vector in range(period):
         for phase in range(stride):
             picked = [

@@ -169,7 +169,7 @@ class Simd:
         self.kind = ir.VectorType(self.element, lanes)
         self.suffix = f"v{lanes}{dtype}"
 
-    def int(self, value: Any) -> Int:
+    def integer(self, value: Any) -> Int:
         """Wrap an i64 value or a Python integer."""
         return Int(self.builder, value)
 
@@ -182,7 +182,7 @@ class Simd:
     def variable(self, initial: Vec | Int | None = None) -> Cell:
         """Return a new variable, a vector one unless `initial` is an integer."""
         if isinstance(initial, Int):
-            cell = Cell(self.builder, I64, self.int)
+            cell = Cell(self.builder, I64, self.integer)
         else:
             cell = Cell(self.builder, self.kind, lambda value: Vec(self, value))
         if initial is not None:
@@ -274,7 +274,7 @@ class Simd:
 
     def load_int(self, address: Int) -> Int:
         """Load an int64."""
-        return self.int(self.builder.load(self._pointer(address), typ=I64, align=1))
+        return self.integer(self.builder.load(self._pointer(address), typ=I64, align=1))
 
     def load_parameter(self, address: Int) -> Vec:
         """Load one float64 into every lane, in the lanes' own type."""

@@ -35,16 +35,17 @@ Framework for Rapidly Instantiating BLAS Functionality", ACM TOMS 41(3), 2015.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from numba.core import types
 from numba.extending import intrinsic
 
+from numbadw.cpu.finish import Finish
+from numbadw.cpu.label import Tile
 from numbadw.cpu.records import index, size
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
-from numbadw.cpu.vecmath import emit_activation
 
 # The integers a strip takes, in order.  "_row", "_pix" and "_tap" are byte steps;
 # rows and columns count from the strip's first input row and column.
@@ -75,121 +76,6 @@ STRIP_FIELDS = (
 )
 
 
-class Tile(NamedTuple):
-    """What one compiled strip depends on; `label` is its name everywhere."""
-
-    form: str  # block | rows | wide
-    dtype: str  # f32 | f64
-    lanes: int
-    kh: int  # 0 where the emitter takes it at run time
-    kw: int
-    sh: int
-    sw: int
-    width: int
-    multiplier: int  # outputs per input lane; 0: one input lane for all outputs
-    guarded: bool
-    masked: bool  # masks cost nothing (AVX-512); else whole vectors go without
-    activation: str
-
-    @property
-    def label(self) -> str:
-        """Name the tile, for example `block_f32x16_k3x3_s1x1_w7_m1_guard_relu`."""
-        guard = "guard" if self.guarded else "inner"
-        mask = "mask" if self.masked else "tail"
-        return (
-            f"{self.form}_{self.dtype}x{self.lanes}_k{self.kh}x{self.kw}"
-            f"_s{self.sh}x{self.sw}_w{self.width}_m{self.multiplier}"
-            f"_{guard}_{mask}_{self.activation}"
-        )
-
-    @classmethod
-    def parse(cls, label: str) -> Tile:
-        """Return the tile that has this label."""
-        form, vector, k, s, w, m, guard, mask, activation = label.split("_", 8)
-        dtype, lanes = vector.split("x")
-        kh, kw = k[1:].split("x")
-        sh, sw = s[1:].split("x")
-        return cls(
-            form,
-            dtype,
-            int(lanes),
-            int(kh),
-            int(kw),
-            int(sh),
-            int(sw),
-            int(w[1:]),
-            int(m[1:]),
-            guard == "guard",
-            mask == "mask",
-            activation,
-        )
-
-
-class Finish:
-    """Bias, activation and store of one output row, for every form of tile."""
-
-    def __init__(self, simd: Simd, tile: Tile, arguments: dict[str, Int]) -> None:
-        self.simd = simd
-        self.tile = tile
-        self.bias = arguments["b"]
-        self.stream = arguments["stream"]
-        self.parameter = arguments["parameter"]
-
-    def row(
-        self,
-        accs: list[Cell],
-        address: Int,
-        step: Int,
-        mask: Callable[[int], Any],
-        columns: Int | None = None,
-        bias_mask: Any = None,
-        whole: Any = None,
-        streams: bool = True,
-    ) -> None:
-        """Finish vectors `step` bytes apart; `columns` limits a guarded tile's."""
-        simd = self.simd
-        with simd.when(self.bias.compare("!=", 0)):
-            bias = simd.load(self.bias, bias_mask)
-            for acc in accs:
-                acc.set(acc.get(simd.builder) + bias)
-        parameter = simd.load_parameter(self.parameter)
-        values = [
-            emit_activation(
-                simd, self.tile.activation, parameter, acc.get(simd.builder)
-            )
-            for acc in accs
-        ]
-
-        def store(word: Callable[[Vec, Int, int], None]) -> None:
-            for t, value in enumerate(values):
-                if self.tile.guarded and columns is not None and t:
-                    with simd.when(columns.compare(">", t)):
-                        word(value, address + t * step, t)
-                else:
-                    word(value, address + t * step, t)
-
-        if not streams:
-            self._plain(store, mask, whole)
-            return
-        with simd.builder.if_else(self.stream.compare("!=", 0)) as (streamed, plain):
-            with streamed:
-                store(lambda value, at, t: simd.stream(value, at))
-            with plain:
-                self._plain(store, mask, whole)
-
-    def _plain(self, store: Any, mask: Callable[[int], Any], whole: Any) -> None:
-        """Store whole vectors without a mask: masked ones that straddle are slow."""
-        simd = self.simd
-        if whole is None:
-            store(lambda value, at, t: simd.store(value, at, mask(t)))
-            return
-        with simd.builder.if_else(whole) as (full, tail):
-            with full:
-                store(lambda value, at, t: simd.store(value, at))
-            with tail:
-                store(lambda value, at, t: simd.store(value, at, mask(t)))
-
-
 class Strip:
     """One lane vector's addresses, masks, loads and finish."""
 
@@ -201,6 +87,9 @@ class Strip:
         self.args = arguments
         self.masked = masked
         self.end = Finish(simd, tile, arguments)
+        self.mask: Any = None  # set for each lane vector
+        self.whole: Any = None
+        self.source: tuple[Simd, Any] | None = None
 
     def __getattr__(self, name: str) -> Int:
         return self.args[name]
@@ -220,7 +109,7 @@ class Strip:
             own = {
                 "x": self.x + x,
                 "w": self.w + skip,
-                "b": simd.int(bias),
+                "b": simd.integer(bias),
                 "o": self.o + skip,
             }
             here = Strip(simd, self.tile, self.args | own, self.masked)
@@ -236,8 +125,8 @@ class Strip:
             return None
         narrow = Simd(simd.builder, tile.dtype, tile.lanes // tile.multiplier)
         used = count + (tile.multiplier - 1)
-        groups = simd.int(
-            simd.builder.udiv(used.value, simd.int(tile.multiplier).value)
+        groups = simd.integer(
+            simd.builder.udiv(used.value, simd.integer(tile.multiplier).value)
         )
         return narrow, None if self.mask is None else narrow.mask(groups)
 
@@ -272,7 +161,15 @@ class Strip:
     def finish(self, accs: list[Cell], row: Int) -> None:
         """Activate and store one output row."""
         address = self.o + row * self.o_row
-        self.end.row(accs, address, self.o_pix, lambda t: self.mask, self.columns, self.mask, self.whole)
+        self.end.row(
+            accs,
+            address,
+            self.o_pix,
+            lambda t: self.mask,
+            self.columns,
+            self.mask,
+            self.whole,
+        )
 
     def column(self, j: Int | int, body: Any) -> None:
         """Emit `body` for input column `j`, behind its guard where there is one."""
@@ -280,7 +177,7 @@ class Strip:
         if not self.tile.guarded:
             body()
             return
-        index = j if isinstance(j, Int) else simd.int(j)
+        index = j if isinstance(j, Int) else simd.integer(j)
         with simd.when(index.within(self.col_lo, self.col_hi)):
             body()
 
@@ -292,7 +189,10 @@ def emit_block(whole: Strip) -> None:
     """Emit the strip for small kernels: two output rows, lane vectors innermost."""
     simd, tile = whole.simd, whole.tile
     kh, kw, sh = tile.kh, tile.kw, tile.sh
-    with simd.loop(whole.first, whole.last, BLOCK_ROWS) as o, whole.each_lane() as strip:
+    with (
+        simd.loop(whole.first, whole.last, BLOCK_ROWS) as o,
+        whole.each_lane() as strip,
+    ):
         weights = [
             [strip.load_w(strip.w + (ky * kw + kx) * strip.w_tap) for kx in range(kw)]
             for ky in range(kh)
@@ -364,7 +264,7 @@ def emit_wide(whole: Strip) -> None:
 
 
 def _emit_wide_lane(strip: Strip) -> None:
-    simd, tile = strip.simd, strip.tile
+    simd = strip.simd
     sums, accs = strip.fresh(), strip.fresh()
     with simd.loop(strip.first, strip.last) as o:
         strip.reset(sums)
@@ -403,18 +303,18 @@ def _emit_wide_row(strip: Strip, row: Int, taps: Int, accs: list[Cell]) -> None:
         strip.column(j, lambda: columns(j, 1, [outputs]))
 
     for j in range(ramp):
-        single(simd.int(j), [t for t in range(width) if sw * t <= j])
-    begin, end = simd.int(ramp), strip.kw
+        single(simd.integer(j), [t for t in range(width) if sw * t <= j])
+    begin, end = simd.integer(ramp), strip.kw
     if strip.tile.guarded:
         begin, end = begin.maximum(strip.col_lo), end.minimum(strip.col_hi)
     everything = list(range(width))
     blocks = (end - begin).maximum(0)
-    blocks = simd.int(simd.builder.ashr(blocks.value, simd.int(2).value))
+    blocks = simd.integer(simd.builder.ashr(blocks.value, simd.integer(2).value))
     middle = begin + blocks * WIDE_UNROLL
-    with simd.loop(begin, middle, WIDE_UNROLL) as j:
-        columns(j, WIDE_UNROLL, [everything] * WIDE_UNROLL)
-    with simd.loop(middle, end) as j:
-        columns(j, 1, [everything])
+    with simd.loop(begin, middle, WIDE_UNROLL) as column:
+        columns(column, WIDE_UNROLL, [everything] * WIDE_UNROLL)
+    with simd.loop(middle, end) as column:
+        columns(column, 1, [everything])
     for d in range(ramp):
         single(strip.kw + d, [t for t in range(width) if sw * t > d])
 
@@ -429,7 +329,7 @@ def _strip(typingctx: Any, fields: Any, label: Any) -> Any:
         tile = Tile.parse(sig.args[1].literal_value)
         simd = Simd(builder, tile.dtype, tile.lanes)
         values = {
-            name: simd.int(builder.extract_value(args[0], i))
+            name: simd.integer(builder.extract_value(args[0], i))
             for i, name in enumerate(STRIP_FIELDS)
         }
         emit = EMITTERS[tile.form]
@@ -450,4 +350,3 @@ def _strip(typingctx: Any, fields: Any, label: Any) -> Any:
 
 
 strip = intrinsic(prefer_literal=True)(_strip)
-
