@@ -6,6 +6,7 @@ one compiled driver serves all of them and nothing is ever compiled twice.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -171,9 +172,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]
             super().save_overload(sig, data)
         except Exception:
             self._drop()
+            with contextlib.suppress(Exception):
+                super().save_overload(sig, data)
 
     def _drop(self) -> None:
-        """Remove an index that cannot be read, so that the next save can succeed."""
+        """Remove an index that cannot be read, so that another can be written."""
         try:
             os.unlink(self._cache_file._index_path)
         except OSError:

@@ -30,12 +30,18 @@ class Finish:
         bias_mask: Any = None,
         whole: Any = None,
         streams: bool = True,
+        biases: int = 1,
     ) -> None:
-        """Finish vectors `step` bytes apart; `columns` limits a guarded tile's."""
+        """Finish vectors `step` bytes apart; `columns` limits a guarded tile's.
+
+        `biases` is the number of bias vectors that the outputs take in turn.
+        """
         simd = self.simd
+        size = simd.lanes * simd.itemsize
         with simd.when(self.bias.compare("!=", 0)):
-            bias = simd.load(self.bias, bias_mask)
-            for acc in accs:
+            for t, acc in enumerate(accs):
+                if t < biases:
+                    bias = simd.load(self.bias + t * size, bias_mask)
                 acc.set(acc.get(simd.builder) + bias)
         parameter = simd.load_parameter(self.parameter)
         values = [

@@ -16,7 +16,9 @@ weights repeat with the channels.  A strip is `width` such vectors:
 
 Loads are unaligned and cost more than the arithmetic, so each serves many rows.  Tall
 kernels take one output row at a time with the kernel rows in a run-time loop.  Kernel
-width, dilation and padding are run-time numbers (the table of taps).  *Guarded* tiles
+width, dilation and padding are run-time numbers (the table of taps).  In a *phased*
+tile the output channels do not fit a vector whole number of times but fit the strip:
+each of its vectors has weights of its own.  *Guarded* tiles
 compare each lane with the row's ends: lanes outside read zero, which is what padding
 means.
 
@@ -72,6 +74,7 @@ class Flat:
         self.tile = tile
         self.args = arguments
         self.repeat = max(1, tile.multiplier)
+        self.phases = tile.width if tile.form == "phased" else 1
         self.narrow = Simd(simd.builder, tile.dtype, tile.lanes // self.repeat)
 
     def __getattr__(self, name: str) -> Int:
@@ -121,7 +124,14 @@ class Flat:
                 return None
             return simd.mask((self.left - t * self.lanes).maximum(0))
 
-        finish.row(accs, address, self.o_step, mask, streams=not self.tile.guarded)
+        finish.row(
+            accs,
+            address,
+            self.o_step,
+            mask,
+            streams=not self.tile.guarded,
+            biases=self.phases,
+        )
 
 
 # Output rows computed together.  A load that straddles two lines costs as much as four
@@ -185,17 +195,18 @@ def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
 
 def _emit_row(flat: Flat, row: Int, targets: list[tuple[Int, list[Cell]]]) -> None:
     """Emit one input row into the (kernel row, accumulators) it belongs to."""
-    simd = flat.simd
+    simd, phases = flat.simd, flat.phases
     address = flat.x + row * flat.x_row
-    vector = simd.lanes * simd.itemsize
+    vector = simd.lanes * simd.itemsize * phases
     height = flat.tile.kh or flat.kh
     with simd.loop(simd.integer(0), flat.kw) as kx:
         tap = flat.taps_of(kx)
         column = flat.w + kx * height * vector
         xs = [flat.load_x(address, tap, t) for t in range(flat.tile.width)]
         for ky, accs in targets:
-            w = simd.load(column + ky * vector)
-            for acc, x in zip(accs, xs, strict=True):
+            for t, (acc, x) in enumerate(zip(accs, xs, strict=True)):
+                if t < phases:
+                    w = simd.load(column + ky * vector + t * (vector // phases))
                 acc.set(simd.fma(x, w, acc.get(simd.builder)))
 
 

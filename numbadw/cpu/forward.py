@@ -208,22 +208,23 @@ def _prepare(w, b, plan, plane, target, dtype, width, itemsize):  # type: ignore
     """
     kh, kw = get(plan, "plan.kh"), get(plan, "plan.kw")
     taps, period = kh * kw, get(plan, "plan.period")
+    lanes = width * get(plan, "plan.vectors")
     for k in range(taps + 1):
         source = b
         if k < taps:
             source = w + (k % kh * kw + k // kh) * get(plan, "plan.w_tap")
         if source:
             c = 0
-            for lane in range(width):
+            for lane in range(lanes):
                 copy_element(
                     source + (plane + c) * itemsize,
-                    target + (k * width + lane) * itemsize,
+                    target + (k * lanes + lane) * itemsize,
                     dtype,
                 )
                 c += 1
                 if c == period:
                     c = 0
-    return target + taps * width * itemsize if b else 0
+    return target + taps * lanes * itemsize if b else 0
 
 
 def make_flat(tiles: list[Tile]) -> Callable[..., None]:
@@ -238,7 +239,8 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
         rows, strips = get(plan, "plan.rows"), get(plan, "plan.strips")
         planes, multiplier = get(plan, "plan.planes"), get(plan, "plan.m")
         x_bytes, o_bytes = get(plan, "plan.scratch_x"), get(plan, "plan.scratch_o")
-        w_bytes = (get(plan, "plan.kh") * get(plan, "plan.kw") + 1) * width * itemsize
+        taps = get(plan, "plan.kh") * get(plan, "plan.kw")
+        w_bytes = (taps + 1) * get(plan, "plan.vectors") * width * itemsize
         scratch = np.empty(x_bytes + o_bytes + w_bytes + LINE, np.uint8)
         weights = (scratch.ctypes.data + LINE - 1) & -LINE
         x_block = weights + w_bytes

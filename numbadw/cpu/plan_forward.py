@@ -33,6 +33,7 @@ from numbadw.geometry import Geometry
 
 # Rows shorter than this many vectors leave too many lanes idle for the flat feed.
 PLANE_VECTORS = 2
+FLAT_WIDTH = 3
 # Taller kernels take the flat tile that knows no height.
 FLAT_ROWS = 12
 # Bytes of packed rows that a block of rows may take: a quarter of a usual L2.
@@ -111,12 +112,12 @@ class Request:
         near = channels == 1 or steps.c == self.itemsize
         return near and steps.w == channels * self.itemsize
 
-    def streams(self, vector: bool) -> bool:
-        """Tell whether to store past the caches: too large for them, whole lines."""
-        if self.moved <= caches().last or not vector:
-            return False
-        steps = (self.o.n, self.o.h, self.o.w * (1 if self.channels > 1 else LINE))
-        return all(step % LINE == 0 for step in steps)
+    def streams(self, *steps: int) -> bool:
+        """Tell whether to store past the caches: too large for them, whole lines.
+
+        `steps` are the bytes between vectors of the result, in every direction.
+        """
+        return self.moved > caches().last and all(step % LINE == 0 for step in steps)
 
     def row_table(self, blocks: int, multiple: int = 1) -> Table:
         """Return the row blocks of every phase, about `blocks` in all."""
@@ -148,9 +149,22 @@ def make_plan(request: Request) -> Plan:
     long = g.ow >= PLANE_VECTORS * lanes
     if planar and not near and long and r.channels < lanes:
         return plan_flat(r, planes=r.channels)
-    if r.channels <= lanes // 2:
+    if r.channels <= lanes // 2 or strip_phases(r) > 1:
         return plan_flat(r, planes=1)
     return plan_direct(r) if near else plan_packed(r)
+
+
+def strip_phases(r: Request) -> int:
+    """Return how many vectors whole pixels fill where that is a strip of the flat feed.
+
+    RGB through 4 or 8 filters is 12 or 24 channels: three quarters of the lanes of one
+    or two vectors a pixel, all lanes of three vectors every four or two pixels.
+    """
+    many = jit.target().registers >= 32
+    if not many or r.g.kh > FLAT_ROWS or r.g.m < 4 or r.lanes % r.g.m:
+        return 1
+    count = r.channels // math.gcd(r.channels, r.lanes)
+    return count if count == FLAT_WIDTH and r.channels < 2 * r.lanes else 1
 
 
 def choose_tiles(r: Request) -> tuple[Tile, ...]:
@@ -244,6 +258,7 @@ def plan_direct(r: Request) -> Plan:
         group //= 2
     groups = -(-len(lanes) // group)
     items = outer * groups
+    full = all(lane[2] == r.lanes for lane in lanes)
     ahead = AHEAD_BLOCKS * len(strips) * groups if streaming else 0
     fields = r.fields | {
         "ahead": ahead,
@@ -253,7 +268,7 @@ def plan_direct(r: Request) -> Plan:
         "lanes": len(lanes),
         "groups": groups,
         "group": group,
-        "stream": r.streams(all(lane[2] == r.lanes for lane in lanes)),
+        "stream": full and r.streams(r.o.n, r.o.h, r.o.w),
         "x_row": r.fields["x_h"],
         "x_pix": r.x.w * axis.in_step,
         "o_row": r.fields["o_h"],
@@ -295,16 +310,19 @@ def plan_flat(r: Request, planes: int) -> Plan:
     """Plan lanes along the row: all channels together, or one plane at a time."""
     g, isz = r.g, r.itemsize
     c, m = (1, 1) if planes > 1 else (g.c, g.m)
+    vectors = strip_phases(r) if planes == 1 else 1
     pixels = max(1, (r.lanes // m) // c)
-    used = pixels * c * m
+    used = pixels * c * m if vectors == 1 else r.lanes
+    step = used // m  # elements of the row from one vector to the next
     tall = g.kh > FLAT_ROWS or g.kh * g.kw > CHAIN_TAPS
     many = jit.target().registers >= 32
-    widths = ((8, 2) if tall else (3, 1)) if many else (2, 1)
+    widths = ((8, 2) if tall else (FLAT_WIDTH, 1)) if many else (2, 1)
+    widths = (FLAT_WIDTH, FLAT_WIDTH) if vectors > 1 else widths
     together = ROWS_TOGETHER[jit.target().registers]
     kh, sh = (0, 0) if tall else (g.kh, r.rows.stride)
     tiles = tuple(
         Tile(
-            "flat",
+            "flat" if vectors == 1 else "phased",
             r.dtype,
             r.lanes,
             kh,
@@ -332,24 +350,18 @@ def plan_flat(r: Request, planes: int) -> Plan:
         taps.append(((phase * segment + q * c) * isz, q * c, count))
     strips: Table = []
     total = g.ow * c * m
-    for first, index in cover(-(-g.ow // pixels), widths):
+    count = -(-total // used)
+    whole = [(first, 0) for first in range(0, count, FLAT_WIDTH)]
+    for first, index in cover(count, widths) if vectors == 1 else whole:
         left = total - first * used
-        low = min(t[1] for t in taps) + first * pixels * c
-        last = first + widths[index] - 1
+        low = min(t[1] for t in taps) + first * step
+        last = (first + widths[index] - 1) * step
         # Whole vectors are loaded and stored: the lanes behind `used` must exist too.
         inside = low >= 0 and left >= (widths[index] - 1) * used + r.lanes
-        for _, start, count in taps:
-            inside = inside and start + last * pixels * c + r.lanes // m <= count
-        strips.append(
-            (
-                2 * index + (not inside),
-                first * pixels * c,
-                first * used * isz,
-                0,
-                0,
-                left,
-            )
-        )
+        for _, start, elements in taps:
+            inside = inside and start + last + r.lanes // m <= elements
+        kind = 2 * index + (not inside)
+        strips.append((kind, first * step, first * used * isz, 0, 0, left))
     picks = pick_table(r, c) if packs and r.dense(r.x, c) else []
     row_bytes = (g.w * c * r.rows.stride + total) * isz
     blocks = -(-(g.oh * row_bytes) // FLAT_BYTES)
@@ -364,15 +376,18 @@ def plan_flat(r: Request, planes: int) -> Plan:
         "c": c,
         "m": g.m if planes > 1 else 1,
         "period": c * m,
+        "vectors": vectors,
         "used": used,
-        "stream": not stages and used == r.lanes and r.streams(c * m == 1),
+        "stream": not stages
+        and used == r.lanes
+        and r.streams(r.o.n, r.o.h, r.o.c if planes > 1 else 0),
         "sw": g.sw,
         "segment": segment * isz,
         "phases": phases,
         "picks": len(picks) // g.sw,
         "x_row": g.sw * segment * isz if packs else r.fields["x_h"],
         "o_row": total * isz if stages else r.fields["o_h"],
-        "x_pix": pixels * c,
+        "x_pix": step,
         "o_pix": used * isz,
         "scratch_x": need * g.sw * segment * isz if packs else 0,
         "scratch_o": tallest * total * isz if stages else 0,

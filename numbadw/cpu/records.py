@@ -59,6 +59,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "phases",  # bit set of the column phases that any tap reads
         "picks_at",  # masks that pick the phases out of a dense row, 0: none
         "picks",  # vectors after which the masks repeat
+        "vectors",  # weight vectors a tap: 1, or the strip's width where phased
         "period",  # channels after which the weights repeat, lanes in use
         "used",
         "scratch_x",  # bytes of scratch for packed inputs and staged results
