@@ -22,7 +22,7 @@ from numbadw.cpu.label import Tile
 BLOCK_TAPS = 9
 # Kernels wider than this take the tile whose kernel columns are a run-time loop, so
 # that one compiled tile serves them all and no emitted block grows past 1,000 taps.
-ROWS_COLUMNS = 13
+ROWS_COLUMNS = 20
 # Kernels with more taps than this sum each block of rows by itself: one float32
 # accumulator would drift past 4 eps sqrt(taps).
 CHAIN_TAPS = 1000

@@ -179,11 +179,11 @@ def choose_tiles(r: Request) -> tuple[Tile, ...]:
     multiplier = g.m if g.m <= r.lanes // 2 else 0
     if kh * kw <= BLOCK_TAPS:
         form, widths = "block", (7, 4) if many else (4, 2)
-    elif kw > ROWS_COLUMNS and kw > sw * 6:
-        form, widths = "wide", (14, 7) if many and kw > sw * 13 else (7, 7)
+    elif kw > ROWS_COLUMNS or kh * kw > CHAIN_TAPS:
+        form, widths = "wide", (14, 7) if many else (7, 4)
         sh = kh = kw = 0
     else:
-        form, widths = "rows", (14, 7) if many and kw <= ROWS_COLUMNS else (7, 4)
+        form, widths = "rows", (14, 7) if many else (7, 4)
         sh = kh = 0
     return tuple(
         Tile(

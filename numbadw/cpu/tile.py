@@ -18,12 +18,11 @@ block   kernels up to 3x3.  Two output rows at a time, weights in registers:
         Lane vectors are innermost, so neighbouring lines are read and written together
         and the two input rows that the next pair shares are still in L1.
 
-rows    up to 13 columns.  One output row at a time, kernel rows in a run-time loop
+rows    up to 20 columns.  One output row at a time, kernel rows in a run-time loop
         (its bounds clip the top and bottom border), columns unrolled.
 
-wide    more columns.  Input columns in a run-time loop where all `width` outputs are
-        touched, and two unrolled triangles beside it.  Nothing depends on the kernel
-        size, so one compiled tile serves them all.
+wide    more columns.  As rows, with the kernel columns in a run-time loop of unrolled
+        blocks.  Nothing depends on the kernel size: one compiled tile serves them all.
 
 Left and right borders: in a *guarded* tile every column sits behind a compare with
 `col_lo` and `col_hi`.  The order of the sum is the same for every output and tile:
@@ -215,10 +214,17 @@ def emit_block(whole: Strip) -> None:
 
 
 def _emit_columns(
-    strip: Strip, row: Int, targets: list[tuple[list[Cell], list[Vec]]]
+    strip: Strip,
+    row: Int,
+    targets: list[tuple[list[Cell], list[Vec]]],
+    first: Int | int = 0,
 ) -> None:
-    """Emit one input row of an unrolled tile into (accumulators, weights) pairs."""
+    """Emit one input row of an unrolled tile into (accumulators, weights) pairs.
+
+    `first` is the column of the strip that `row` points to.
+    """
     tile = strip.tile
+    kw = len(targets[0][1])
 
     def column(j: int, taps: list[tuple[int, int]]) -> None:
         x = strip.load_x(row + j * strip.x_pix)
@@ -226,14 +232,13 @@ def _emit_columns(
             for t, kx in taps:
                 strip.add(accs[t], x, weights[kx])
 
-    for j in range(tile.sw * (tile.width - 1) + tile.kw):
+    for j in range(tile.sw * (tile.width - 1) + kw):
         taps = [
-            (t, j - tile.sw * t)
-            for t in range(tile.width)
-            if 0 <= j - tile.sw * t < tile.kw
+            (t, j - tile.sw * t) for t in range(tile.width) if 0 <= j - tile.sw * t < kw
         ]
         if taps:
-            strip.column(j, lambda j=j, taps=taps: column(j, taps))
+            index = first + j
+            strip.column(index, lambda j=j, taps=taps: column(j, taps))
 
 
 def emit_rows(whole: Strip) -> None:
@@ -257,13 +262,19 @@ def _emit_rows_lane(strip: Strip) -> None:
         strip.finish(accs, o)
 
 
+# Kernel columns a step of the wide tile, largest first: 8 weights, 14 accumulators and
+# an input fit 32 registers, and any width is a few eights, at most two threes and ones.
+WIDE_STEPS = (8, 3, 1)
+
+
 def emit_wide(whole: Strip) -> None:
-    """Emit the strip for kernels wider than the tile, each kernel row its own sum."""
+    """Emit the strip for wide kernels: kernel columns in blocks of a fixed size."""
     with whole.each_lane() as strip:
         _emit_wide_lane(strip)
 
 
 def _emit_wide_lane(strip: Strip) -> None:
+    """Sum each kernel row by itself: one chain of 1,000 taps would drift."""
     simd = strip.simd
     sums, accs = strip.fresh(), strip.fresh()
     with simd.loop(strip.first, strip.last) as o:
@@ -274,49 +285,31 @@ def _emit_wide_lane(strip: Strip) -> None:
         with simd.loop(low, high) as ky:
             strip.reset(accs)
             taps = strip.w + ky * strip.w_tap * strip.kw
-            _emit_wide_row(strip, strip.x + (top + ky) * strip.x_row, taps, accs)
+            row = strip.x + (top + ky) * strip.x_row
+            kx = simd.variable(simd.integer(0))
+            for step in WIDE_STEPS:
+                _emit_tap_blocks(strip, row, taps, accs, kx, step)
             for total, acc in zip(sums, accs, strict=True):
                 total.set(total.get(simd.builder) + acc.get(simd.builder))
         strip.finish(sums, o)
 
 
-WIDE_UNROLL = 4  # input columns a step: 4 x, 14 acc and 1 w fit 32 registers
+def _emit_tap_blocks(
+    strip: Strip, row: Int, taps: Int, accs: list[Cell], kx: Cell, step: int
+) -> None:
+    """Emit `while kx + step <= kw: use the taps kx ... kx + step - 1`."""
+    simd = strip.simd
 
+    def more() -> Any:
+        return (kx.get(simd.builder) + step).compare("<=", strip.kw)
 
-def _emit_wide_row(strip: Strip, row: Int, taps: Int, accs: list[Cell]) -> None:
-    """Emit one kernel row: rising triangle, steady columns, falling triangle."""
-    simd, sw, width = strip.simd, strip.tile.sw, strip.tile.width
-    ramp = sw * (width - 1)
-
-    def columns(first: Int, count: int, outputs: list[list[int]]) -> None:
-        xs = [strip.load_x(row + (first + u) * strip.x_pix) for u in range(count)]
-        pairs: dict[int, list[tuple[int, int]]] = {}
-        for u in range(count):
-            for t in outputs[u]:
-                pairs.setdefault(u - sw * t, []).append((u, t))
-        for shift in sorted(pairs):
-            w = strip.load_w(taps + (first + shift) * strip.w_tap)
-            for u, t in pairs[shift]:
-                strip.add(accs[t], xs[u], w)
-
-    def single(j: Int, outputs: list[int]) -> None:
-        strip.column(j, lambda: columns(j, 1, [outputs]))
-
-    for j in range(ramp):
-        single(simd.integer(j), [t for t in range(width) if sw * t <= j])
-    begin, end = simd.integer(ramp), strip.kw
-    if strip.tile.guarded:
-        begin, end = begin.maximum(strip.col_lo), end.minimum(strip.col_hi)
-    everything = list(range(width))
-    blocks = (end - begin).maximum(0)
-    blocks = simd.integer(simd.builder.ashr(blocks.value, simd.integer(2).value))
-    middle = begin + blocks * WIDE_UNROLL
-    with simd.loop(begin, middle, WIDE_UNROLL) as column:
-        columns(column, WIDE_UNROLL, [everything] * WIDE_UNROLL)
-    with simd.loop(middle, end) as column:
-        columns(column, 1, [everything])
-    for d in range(ramp):
-        single(strip.kw + d, [t for t in range(width) if sw * t > d])
+    with simd.repeat_while(more):
+        first = kx.get(simd.builder)
+        at = taps + first * strip.w_tap
+        weights = [strip.load_w(at + k * strip.w_tap) for k in range(step)]
+        start = row + first * strip.x_pix
+        _emit_columns(strip, start, [(accs, weights)], first)
+        kx.set(first + step)
 
 
 EMITTERS = {"block": emit_block, "rows": emit_rows, "wide": emit_wide}
