@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import numbadw
 from numbadw import activations, checks, jit, threads
 from numbadw.dispatch import bind_forward, require_cuda
 from numbadw.functional import dense_strides
 from numbadw.geometry import make_geometry
 
-_LIBRARIES = ("numbadw", "numpy", "numba", "llvmlite", "numba-cuda")
+_LIBRARIES = ("numpy", "numba", "llvmlite", "numba-cuda")
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """Return the processor's name as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -54,12 +55,13 @@ def config() -> dict[str, str]:
     fused = "with FMA" if target.fused else "without FMA"
     folder = jit.cache_folder()
     facts = {
-        "CPU": _cpu_name(),
+        "CPU": cpu_name(),
         "vectors": f"{bits} bits, {target.registers} registers, {fused}",
         "threads": f"{threads.get_num_threads()} of {threads.state.allowed} allowed",
         "threading layer": _threading_layer(),
         "cache folder": str(folder) if folder else "none (nothing is kept)",
         "CUDA devices": "none (this version has no CUDA kernels)",
+        "numbadw": numbadw.__version__,
         "python": platform.python_version(),
     }
     return facts | {name: _version(name) for name in _LIBRARIES}

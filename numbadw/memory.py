@@ -17,17 +17,18 @@ _pointer_at = ctypes.c_void_p.from_address
 
 
 def aligned_empty(
-    shape: tuple[int, ...], dtype: npt.DTypeLike, *, small: int = 0
+    shape: tuple[int, ...], dtype: npt.DTypeLike, *, small: int = 0, offset: int = 0
 ) -> npt.NDArray[Any]:
     """Return an uninitialised C-ordered array whose data starts on a cache line.
 
-    Arrays of fewer than `small` bytes come as NumPy allocates them.
+    Arrays of fewer than `small` bytes come as NumPy allocates them.  `offset` moves the
+    start so many bytes past the line: 16 is what NumPy itself gives on 64-bit Linux.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < small:
         return np.empty(shape, dtype)
-    buffer = np.empty(size + LINE, np.uint8)
+    buffer = np.empty(size + LINE + offset, np.uint8)
     address = _pointer_at(id(buffer) + _DATA).value or 0
-    array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer, -address % LINE)
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer, -address % LINE + offset)
     return array

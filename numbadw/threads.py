@@ -132,6 +132,16 @@ def set_num_threads(n: int) -> None:
 def num_threads(n: int) -> Iterator[None]:
     """Set the thread count within a `with` block and put it back afterwards.
 
+    Parameters
+    ----------
+    n : int
+        As in `set_num_threads`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `set_num_threads` raises them.
+
     Examples
     --------
     >>> import numbadw

@@ -15,7 +15,8 @@ import numpy as np
 
 import numbadw as ndw
 from numbadw import checks, jit
-from numbadw.cpu.plan_forward import Request, plan_forward
+from numbadw.cpu.plan import ROWS_COLUMNS
+from numbadw.cpu.plan_forward import Request, make_plan
 from numbadw.geometry import make_geometry
 
 # Kernel size and strides, one of every form of tile.
@@ -24,7 +25,7 @@ FORMS = {
     "3x3s2": ((3, 3), (2, 2)),
     "5x5": ((5, 5), (1, 1)),
     "5x5s2": ((5, 5), (2, 2)),
-    "15x15": ((15, 15), (1, 1)),
+    "wide": ((9, ROWS_COLUMNS + 3), (1, 1)),
 }
 # |f(a) - f(b)| <= slope * |a - b|; 1 where not named.
 SLOPES = {"selu": 1.76, "silu": 1.1, "hard_silu": 1.5, "gelu": 1.13, "swish": 1.1}
@@ -92,7 +93,7 @@ class Case(NamedTuple):
         x, o = (
             dense_strides(shape, itemsize) for shape in (g.input_shape, g.output_shape)
         )
-        return plan_forward(Request(g, itemsize, x, o, activation, 0.0))
+        return make_plan(Request(g, itemsize, x, o, activation, 0.0))
 
 
 def dense_strides(shape, itemsize):
@@ -150,14 +151,17 @@ def widths(case):
 
 def fits(case):
     """Tell whether the dilated kernel fits the padded image."""
-    g = zip(
+    pads = checks.padding(case.padding)
+    if pads == "same":
+        return True
+    axes = zip(
         (case.h, case.w),
-        checks.padding(case.padding),
+        ((0, 0), (0, 0)) if pads == "valid" else pads,
         case.kernel,
         case.dilation,
         strict=True,
     )
-    return all(size + sum(pad) > (k - 1) * d for size, pad, k, d in g)
+    return all(size + sum(pad) > (k - 1) * d for size, pad, k, d in axes)
 
 
 def reference(inputs, kernel, bias=None, **options):

@@ -17,7 +17,7 @@ import re
 import sys
 
 import numpy as np
-from cases import Case, assert_close, lanes, widths
+from cases import FORMS, Case, assert_close, lanes, widths
 
 import numbadw as ndw
 from numbadw import jit
@@ -71,9 +71,10 @@ def problems():
         (False, (3, 3), (1, 1), 1, "float32", (f32 - 1, f32, f32 + 1, 3 * f32)),
         (False, (3, 3), (2, 2), 1, "float32", (f32, f32 + 1)),
         (False, (5, 5), (1, 1), 1, "float32", (f32, f32 + 1)),
-        (False, (15, 15), (1, 1), 1, "float32", (f32, f32 + 1)),
+        (False, FORMS["wide"][0], (1, 1), 1, "float32", (f32, f32 + 1)),
         (False, (3, 3), (1, 1), 2, "float32", (f32 // 2, f32 - 1)),
         (False, (3, 3), (1, 1), 3, "float32", (f32, f32 + 1)),
+        (False, (3, 3), (1, 1), 4, "float32", (3,)),
         (False, (3, 3), (1, 1), f32 + 1, "float32", (1, 3)),
         (False, (3, 3), (1, 1), 1, "float64", (f64, f64 + 1)),
         # Few channels, all together in the row.
@@ -92,7 +93,7 @@ def problems():
                 w = (ow - 1) * strides[1] + kernel[1]
                 case = base._replace(w=w, h=kernel[0] + ow % 5, padding=next(pads))
                 yield case
-            far = ((14, 9), (20, 15))
+            far = ((14, 9), (40, 25))
             yield base._replace(h=7, w=11, dilation=(2, 3), padding=far)
 
 

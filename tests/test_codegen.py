@@ -103,7 +103,9 @@ def test_no_call_in_the_hot_loops(name):
         assert not [line for line in lines[first : last + 1] if "\tcall" in line]
 
 
-@pytest.mark.parametrize("number", range(4), ids=["wide", "wide-g", "narrow", "narrow-g"])
+@pytest.mark.parametrize(
+    "number", range(4), ids=["wide", "wide-g", "narrow", "narrow-g"]
+)
 @pytest.mark.parametrize("name", ["3x3", "3x3 float64"])
 def test_the_3x3_tile_keeps_everything_in_registers(name, number):
     if jit.target().registers < 32:

@@ -5,9 +5,14 @@ import pytest
 from cases import Case, assert_close, check, grid, lanes
 
 import numbadw as ndw
+from numbadw import dispatch, functional
 from numbadw.activations import ACTIVATIONS, ALIASES
+from numbadw.cpu import plan_forward
+from numbadw.cpu.caches import LINE, Caches
 from numbadw.cpu.forward import FEEDS
 from numbadw.cpu.records import RECORDS, index
+from numbadw.cpu.tile import EMITTERS
+from numbadw.memory import aligned_empty
 
 GRIDS = [
     ("3x3", "float32"),
@@ -15,7 +20,7 @@ GRIDS = [
     ("3x3s2", "float32"),
     ("5x5", "float32"),
     ("5x5s2", "float32"),
-    ("15x15", "float32"),
+    ("wide", "float32"),
 ]
 
 
@@ -34,7 +39,7 @@ def test_the_grid_reaches_every_feed_and_form():
         for case in grid(form, dtype, first)
     ]
     assert {plan.feed for plan in plans} == set(FEEDS)
-    assert {"sweep", "rows", "wide", "flat"} <= {p.tiles[0].form for p in plans}
+    assert {p.tiles[0].form for p in plans} >= {*EMITTERS, "flat"}
     for guarded in (False, True):
         kinds = {(p.feed, strip) for p in plans for strip in strip_kinds(p)}
         assert {feed for feed, kind in kinds if kind % 2 == guarded} == set(FEEDS)
@@ -120,8 +125,17 @@ def test_every_padding_form(padding, first, rng):
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 6, 7, 8, 17])
 def test_every_depth_multiplier(m, rng):
     vector = lanes()
-    for c in (1, 2, vector - 1, 2 * vector):
+    for c in (1, 2, 3, vector - 1, 2 * vector):
         check(Case(5, 9, c, m), rng)
+
+
+@pytest.mark.parametrize("m", [4, 8])
+def test_a_bank_of_filters_on_colour_images(m, rng):
+    # 12 or 24 channels fill three vectors every few pixels: a tile of its own.
+    for w in (1, 2, 3, 4, 15, 16, 17, 18, 31, 32, 33, 50):
+        check(Case(6, w, 3, m), rng)
+        check(Case(7, w + 4, 3, m, (3, 3), (2, 2)), rng)
+        check(Case(7, w, 3, m, (3, 3), (1, 1), 4, (2, 3)), rng)
 
 
 @pytest.mark.parametrize("m", [2, 5])
@@ -197,6 +211,41 @@ def test_large_planes_of_constants_stay_in_the_bound(rng):
     w = np.full((40, 40, 20, 1), np.float32(0.3))
     result = ndw.depthwise_conv2d(image.copy(), w, data_format="channels_first")
     assert_close(result, image, w, data_format="channels_first")
+
+
+@pytest.fixture
+def tiny_caches(monkeypatch):
+    """Plan as if every array were larger than the last cache."""
+
+    def forget():
+        functional._CALLS.clear()
+        dispatch.bind_forward.cache_clear()
+
+    forget()
+    monkeypatch.setattr(plan_forward, "caches", lambda: Caches(last=16))
+    yield
+    forget()
+
+
+@pytest.mark.parametrize("m", [1, 2, 4])
+@pytest.mark.parametrize("first", [False, True], ids=["nhwc", "nchw"])
+@pytest.mark.usefixtures("tiny_caches")
+def test_stores_past_the_caches(first, m, rng):
+    streams = []
+    for c, w in ((2 * lanes(), 20), (1, 4 * lanes()), (2, 4 * lanes()), (3, 64)):
+        case = Case(20, w, c, m, first=first, n=2)
+        streams.append(case.plan().integers[index("plan.stream")])
+        check(case, rng)
+        nan = np.full(case.geometry.output_shape, np.nan, "f4")
+        for offset in (0, 4, 1):
+            memory = aligned_empty((nan.nbytes + LINE,), np.uint8)
+            out = memory[offset : offset + nan.nbytes].view("f4").reshape(nan.shape)
+            out[...] = nan
+            memory[:offset], memory[offset + nan.nbytes :] = 77, 77
+            check(case, rng, out=out)
+            assert (memory[:offset] == 77).all()
+            assert (memory[offset + nan.nbytes :] == 77).all()
+    assert any(streams)
 
 
 def test_results_larger_than_the_caches(rng):

@@ -64,7 +64,7 @@ def compiled(dtype, lanes, labels=None):
             for position, label in enumerate(chosen):
                 with (
                     simd.when(which.compare("==", position)),
-                    simd.loop(simd.int(0), count, lanes) as i,
+                    simd.loop(simd.integer(0), count, lanes) as i,
                 ):
                     at = i * BYTES[dtype]
                     a, b = simd.load(x + at), simd.load(y + at)

@@ -1,14 +1,11 @@
 """Correctness first, then times: interleaved rounds, the minimum counts."""
 
 import gc
-import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,8 @@ from numpy.typing import NDArray
 import numbadw
 from numbadw.bench.workloads import Workload
 from numbadw.geometry import Padding
+from numbadw.info import cpu_name
+from numbadw.threads import allowed
 
 Array = NDArray[Any]
 
@@ -147,8 +146,8 @@ def interleaved(
 def machine(threads: int) -> dict[str, str]:
     """Describe what the times were measured on: CPU, threads, versions."""
     facts = {
-        "cpu": _cpu_name(),
-        "cpus allowed": str(_allowed_cpus()),
+        "cpu": cpu_name(),
+        "cpus allowed": str(allowed()),
         "threads": str(threads),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -207,22 +206,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _allowed_cpus() -> int:
-    """Count the CPUs this process may run on."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    """Read the CPU's name from the system, as well as the system knows it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [
-        line.partition(":")[2] for line in text.splitlines() if "model name" in line
-    ]
-    return names[0].strip() if names else platform.machine()

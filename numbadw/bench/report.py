@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +16,11 @@ from numbadw.bench.rivals import RIVALS, Prepared
 from numbadw.bench.workloads import (
     Workload,
     aligned_copy,
-    aligned_empty,
     load_workloads,
     make_data,
 )
+from numbadw.console import say
+from numbadw.memory import aligned_empty
 
 Array = NDArray[Any]
 
@@ -71,7 +71,7 @@ def prepare_ours(
     )
     layer.build(workload.input_shape)
     layer.kernel[...] = kernel
-    out = aligned_empty(workload.output_shape)
+    out = aligned_empty(workload.output_shape, np.float32)
     inputs_16 = aligned_copy(inputs, offset=NUMPY_ALIGNMENT)
     kernel_16 = aligned_copy(kernel, offset=NUMPY_ALIGNMENT)
     convolve, options = numbadw.depthwise_conv2d, workload.options
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         workload for workload in load_workloads() if arguments.filter in workload.id
     ]
     if not workloads:
-        _emit(f"no workload has {arguments.filter!r} in its name")
+        say(f"no workload has {arguments.filter!r} in its name")
         return 1
     width = max(len(workload.id) for workload in workloads)
     rows: list[Row] = []
@@ -208,17 +208,17 @@ def _run(
 ) -> list[Row]:
     """Measure and print the table of one thread count."""
     facts = machine(numbadw.get_num_threads())
-    _emit("; ".join(f"{name} {value}" for name, value in facts.items()))
+    say("; ".join(f"{name} {value}" for name, value in facts.items()))
     names = [*OURS, *arguments.rivals]
-    _emit(header(names, width))
+    say(header(names, width))
     rows, notes = [], dict[str, None]()
     for workload in workloads:
         row = measure(workload, threads, arguments.rivals, arguments.rounds)
-        _emit(line(row, names, width))
+        say(line(row, names, width))
         rows.append(row)
         notes.update(dict.fromkeys(row.notes))
     for text in [*summary(rows), *(f"left out: {note}" for note in notes), ""]:
-        _emit(text)
+        say(text)
     return rows
 
 
@@ -283,9 +283,3 @@ def _three(number: float) -> str:
     return (
         f"{number:.{max(digits, 0)}f}" if digits > 0 else f"{round(number, digits):.0f}"
     )
-
-
-def _emit(text: str) -> None:
-    """Write a line at once: a run takes minutes."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -24,8 +24,9 @@ from numbadw.bench.models import (
     require,
     tflite_model,
 )
-from numbadw.bench.workloads import Workload, aligned_copy, aligned_empty
+from numbadw.bench.workloads import Workload, aligned_copy
 from numbadw.geometry import Padding
+from numbadw.memory import aligned_empty
 
 Array = NDArray[Any]
 
@@ -163,7 +164,7 @@ def prepare_opencv(
     cv2.setNumThreads(threads)
     image = inputs[0]
     taps = aligned_copy(kernel[:, :, 0, 0])
-    result = aligned_empty(image.shape)
+    result = aligned_empty(image.shape, np.float32)
     geometry = workload.geometry()
     call = partial(
         cv2.filter2D,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numbadw.geometry import Geometry, PadMode, make_geometry
+from numbadw.memory import aligned_empty
 
 FLOAT_BYTES = 4
 
@@ -123,24 +124,6 @@ def load_workloads() -> list[Workload]:
     layers = load_layers()
     batched = [layer._replace(n=BATCH) for layer in layers[:BATCHED_ROWS]]
     return [*layers, *IMAGES, *batched]
-
-
-def aligned_empty(
-    shape: tuple[int, ...],
-    dtype: Any = np.float32,
-    alignment: int = 64,
-    offset: int = 0,
-) -> NDArray[Any]:
-    """Make an array whose address is `offset` bytes past a multiple of `alignment`.
-
-    `offset=16` is what NumPy gives on 64-bit Linux: 16-byte aligned and no more.
-    """
-    dtype = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    room = np.empty(size + alignment + offset, np.uint8)
-    start = -room.ctypes.data % alignment + offset
-    result: NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
-    return result
 
 
 def aligned_copy(array: NDArray[Any], offset: int = 0) -> NDArray[Any]:

@@ -101,17 +101,22 @@ def compress(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
-        source, target, bits, count = (
+        source, target, picks, count = (
             simd.integer(builder.extract_value(args[0], i)) for i in range(4)
         )
         inside = simd.mask(count)
-        narrow = builder.trunc(bits.value, ir.IntType(simd.lanes))
+        narrow = builder.trunc(picks.value, ir.IntType(simd.lanes))
         picked = builder.bitcast(narrow, inside.type)
         picked = builder.and_(picked, inside)
         vec = simd.load(source, inside)
-        name = f"llvm.experimental.vector.compress.{simd.suffix}"
-        arguments = [vec.value, picked, simd.vec(0.0).value]
-        simd.store(Vec(simd, simd.call(name, simd.kind, arguments)), target)
+        # As integers: LLVM ends the process over a compress of floats that it has
+        # to expand, which it must on every CPU but those with AVX-512.
+        bits = 8 * simd.itemsize
+        kind = ir.VectorType(ir.IntType(bits), simd.lanes)
+        name = f"llvm.experimental.vector.compress.v{simd.lanes}i{bits}"
+        none = ir.Constant(kind, [0] * simd.lanes)
+        packed = simd.call(name, kind, [builder.bitcast(vec.value, kind), picked, none])
+        simd.store(Vec(simd, builder.bitcast(packed, simd.kind)), target)
         return context.get_dummy_value()
 
     return signature, codegen
