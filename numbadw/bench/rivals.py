@@ -222,9 +222,8 @@ def _in_layout(inputs: Array, layout: str) -> Array:
 def _result(workload: Workload, layout: str) -> Array:
     """Make an aligned array for the result in the layout."""
     n, oh, ow, channels = workload.output_shape
-    return aligned_empty(
-        (n, oh, ow, channels) if layout == "NHWC" else (n, channels, oh, ow)
-    )
+    shape = (n, oh, ow, channels) if layout == "NHWC" else (n, channels, oh, ow)
+    return aligned_empty(shape, np.float32)
 
 
 def _reader(
