@@ -140,13 +140,17 @@ def warmup(
         require_cuda()
     if target == "reference":
         return
-    for c in (1, 4 * jit.target().vector_bytes // kind.itemsize):
+    from numbadw.cpu.launch import parallel_driver
+
+    if threads.state.allowed > 1:
+        parallel_driver()
+    # Gray, RGB and many channels, small and large: one of each feed.
+    for c in (1, 3, 4 * jit.target().vector_bytes // kind.itemsize):
         for side in (8, 256):
             h, w = side * pair[0], side * pair[1]
             shape = (1, c, h, w) if first else (1, h, w, c)
-            geometry = make_geometry(
-                shape, (kh, kw, c, m), pair, "same", dilation, first
-            )
+            taps = (kh, kw, c, m)
+            geometry = make_geometry(shape, taps, pair, "same", dilation, first)
             x_strides = dense_strides(geometry.input_shape, kind.itemsize)
             o_strides = dense_strides(geometry.output_shape, kind.itemsize)
             bind_forward("cpu", geometry, kind, x_strides, o_strides, name, parameter)

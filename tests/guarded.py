@@ -29,6 +29,12 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
+def say(line):
+    """Write a line that is out before anything can go wrong."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 @contextlib.contextmanager
 def guarded(array, end):
     """Give a copy that begins (or ends) at a page without access rights."""
@@ -52,7 +58,7 @@ def run(case, rng):
     """Compute a case with guards at either end of all four arrays."""
     x, w, b = case.arrays(rng)
     o = np.zeros(case.geometry.output_shape, case.dtype)
-    print(case.label, flush=True)
+    say(case.label)
     for end in (False, True):
         with contextlib.ExitStack() as stack:
             x_, w_, b_, o_ = (
@@ -110,7 +116,7 @@ def views(rng):
             ):
                 x = turn(whole)
                 w = rng.standard_normal((3, 3, x.shape[3], 1)).astype("f4")
-                print("view", x.shape, x.strides, flush=True)
+                say(f"view {x.shape} {x.strides}")
                 assert_close(ndw.depthwise_conv2d(x, w), turn(big), w)
             del x
 
@@ -130,5 +136,5 @@ if __name__ == "__main__":
         run(problem, generator)
     views(generator)
     if "inspect" in sys.argv:
-        print(json.dumps(used()))
-    print("all guards held")
+        say(json.dumps(used()))
+    say("all guards held")

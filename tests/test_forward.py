@@ -76,7 +76,13 @@ def test_every_kernel_size(kernel, rng):
     # A few channels and one plane at a time take one compiled tile for all kernels.
     check(base._replace(c=3), rng)
     check(large._replace(c=1, h=2, padding=kernel), rng)
-    check(base._replace(first=True, w=2 * vector + 1), rng)
+
+
+@pytest.mark.parametrize("kernel", KERNELS[1::5], ids=lambda k: f"{k[0]}x{k[1]}")
+def test_kernel_sizes_in_the_packed_feed(kernel, rng):
+    case = Case(11, 17, lanes() + 1, kernel=kernel, first=True)
+    check(case, rng)
+    check(case._replace(w=2 * lanes() + 1, padding=kernel), rng)
 
 
 @pytest.mark.parametrize("kernel", [(2, 1), (4, 4), (14, 3), (40, 31)])

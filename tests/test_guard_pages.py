@@ -1,6 +1,5 @@
 """No kernel touches a byte outside its arrays: see `guarded.py`, which runs apart."""
 
-import mmap
 import os
 import signal
 import subprocess
@@ -13,27 +12,33 @@ from cases import environment
 SCRIPT = str(Path(__file__).with_name("guarded.py"))
 
 
-def run_guarded(*arguments, **variables):
-    """Run the cases in a child; fail with the last case where it does not end well."""
-    child = subprocess.run(
+def start(*arguments, **variables):
+    """Start the cases in a child."""
+    return subprocess.Popen(
         [sys.executable, SCRIPT, *arguments],
         env=environment(**variables),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
-    lines = child.stdout.splitlines() or ["nothing"]
+
+
+def finish(child):
+    """Return what a child wrote; fail with its last case where it does not end well."""
+    try:
+        out, errors = child.communicate(timeout=300)
+    finally:
+        child.kill()
+    lines = out.splitlines() or ["nothing"]
     if child.returncode:
         code = child.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        pytest.fail(f"{how} after {lines[-1]}\n{child.stderr[-2000:]}")
+        pytest.fail(f"{how} after {lines[-1]}\n{errors[-2000:]}")
     assert lines[-1] == "all guards held"
     return lines
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs mmap and mprotect")
 def test_no_array_is_read_or_written_outside():
-    lines = run_guarded()
+    lines = finish(start())
     assert sum(line.startswith(("nhwc", "nchw")) for line in lines) > 200
-    assert mmap.PAGESIZE >= 4096
