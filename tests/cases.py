@@ -16,7 +16,8 @@ import numpy as np
 import numbadw as ndw
 from numbadw import checks, jit
 from numbadw.cpu.plan import ROWS_COLUMNS
-from numbadw.cpu.plan_forward import Request, make_plan
+from numbadw.cpu.plan_forward import make_plan
+from numbadw.cpu.request import Request
 from numbadw.geometry import make_geometry
 
 # Kernel size and strides, one of every form of tile.

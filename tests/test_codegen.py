@@ -1,5 +1,6 @@
 """The machine code of the hot tiles, on this CPU and on lesser ones of its kind."""
 
+import contextlib
 import functools
 import json
 import platform
@@ -128,15 +129,18 @@ def lesser(tmp_path_factory):
     if lanes() < 8:
         pytest.skip("this CPU has nothing to leave out")
     # The name alone would keep the features of this CPU; an empty list takes them off.
-    return {
-        cpu: start(
-            "inspect",
-            NUMBA_CPU_NAME=cpu,
-            NUMBA_CPU_FEATURES="",
-            NUMBADW_CACHE_DIR=str(tmp_path_factory.mktemp(cpu)),
-        )
-        for cpu in LESSER
-    }
+    with contextlib.ExitStack() as stack:
+        yield {
+            cpu: stack.enter_context(
+                start(
+                    "inspect",
+                    NUMBA_CPU_NAME=cpu,
+                    NUMBA_CPU_FEATURES="",
+                    NUMBADW_CACHE_DIR=str(tmp_path_factory.mktemp(cpu)),
+                )
+            )
+            for cpu in LESSER
+        }
 
 
 @pytest.mark.parametrize("cpu", LESSER)

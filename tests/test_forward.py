@@ -7,7 +7,7 @@ from cases import Case, assert_close, check, grid, lanes
 import numbadw as ndw
 from numbadw import dispatch, functional
 from numbadw.activations import ACTIVATIONS, ALIASES
-from numbadw.cpu import plan_forward
+from numbadw.cpu import request
 from numbadw.cpu.caches import LINE, Caches
 from numbadw.cpu.forward import FEEDS
 from numbadw.cpu.records import RECORDS, index
@@ -228,7 +228,7 @@ def tiny_caches(monkeypatch):
         dispatch.bind_forward.cache_clear()
 
     forget()
-    monkeypatch.setattr(plan_forward, "caches", lambda: Caches(last=16))
+    monkeypatch.setattr(request, "caches", lambda: Caches(last=16))
     yield
     forget()
 

@@ -1,7 +1,7 @@
 """The CPU backend: a register tile in LLVM vector code, Numba loops round it.
 
-Read in this order: `tile.py` (knows registers), `forward.py` (knows memory), `plan.py`
-and `plan_forward.py` (know numbers), `launch.py` (knows threads).
+Read in this order: `tile.py` (knows registers), `forward.py` (knows memory),
+`plan_forward.py` and `plan_flat.py` (know numbers), `launch.py` (knows threads).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import numpy as np
 
 from numbadw.cpu.forward import kernel_address
 from numbadw.cpu.launch import bind
-from numbadw.cpu.plan_forward import Request, make_plan
+from numbadw.cpu.plan_forward import make_plan
+from numbadw.cpu.request import Request
 from numbadw.dispatch import Run
 from numbadw.geometry import Geometry
 

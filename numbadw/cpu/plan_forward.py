@@ -8,39 +8,25 @@ anything else                               -> packed feed
 
 from __future__ import annotations
 
-import math
-import struct
-
 from numbadw import jit
-from numbadw.cpu.caches import LINE, caches
-from numbadw.cpu.flat import ROWS_TOGETHER
+from numbadw.cpu import plan_flat
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import (
     BLOCK_TAPS,
     CHAIN_TAPS,
     ROWS_COLUMNS,
     Plan,
-    Steps,
     Table,
     assemble,
     cover,
-    extent,
-    row_blocks,
-    split_axis,
 )
+from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.tile import BLOCK_ROWS
-from numbadw.geometry import Geometry
 
 # Rows shorter than this many vectors leave too many lanes idle for the flat feed.
 PLANE_VECTORS = 2
-FLAT_WIDTH = 3
-# Taller kernels take the flat tile that knows no height.
-FLAT_ROWS = 12
 # Bytes of packed rows that a block of rows may take: a quarter of a usual L2.
 PACKED_BYTES = 256 * 1024
-# Bytes of a block of rows that the flat feed crosses strip by strip: what L1 holds, so
-# that lines shared by neighbouring strips are still there.
-FLAT_BYTES = 32 * 1024
 # Lane vectors of a work item: few enough for L1 to keep the rows they share.
 GROUP = 8
 # Output rows of a work item: more gains nothing, fewer cost restarts.  Arrays beyond
@@ -48,98 +34,7 @@ GROUP = 8
 # of the inputs two rows of items ahead: a strip alone jumps too much for the hardware
 # prefetchers.  Batch 32 of 112x112x32 3x3 on one Zen 5 core: 9.4 ms without, 2.5 with.
 ROWS_HEIGHT = 8
-# Beyond half the last cache storing past it wins (1x224x224x64 3x3 on one core: 784 ->
-# 598 us), up to a quarter it loses (4x112x112x32: 223 -> 284 us).
-LARGE_SHARE = 2
 AHEAD_BLOCKS = 2
-# Work items a plan aims at, so that threads share them evenly; a fixed number, so
-# that plans never depend on the number of threads.
-ITEMS = 16
-
-
-class Request:
-    """One forward problem: geometry, element size, and where the bytes lie."""
-
-    def __init__(
-        self,
-        geometry: Geometry,
-        itemsize: int,
-        x_strides: tuple[int, ...],
-        o_strides: tuple[int, ...],
-        activation: str,
-        parameter: float,
-    ) -> None:
-        g = geometry
-        self.g = g
-        self.itemsize = itemsize
-        self.dtype = "f32" if itemsize == 4 else "f64"
-        self.lanes = jit.target().vector_bytes // itemsize
-        self.activation = activation
-        self.x = Steps.of(x_strides, g.channels_first)
-        self.o = Steps.of(o_strides, g.channels_first)
-        self.rows = split_axis(g.h, g.oh, g.sh, g.dh, g.pt)
-        self.columns = split_axis(g.w, g.ow, g.sw, g.dw, g.pl)
-        self.channels = g.c * g.m
-        self.x_bytes = math.prod(g.input_shape) * itemsize
-        self.moved = self.x_bytes + math.prod(g.output_shape) * itemsize
-        self.large = self.moved > caches().last // LARGE_SHARE
-        o_low, o_high = extent(g.output_shape, o_strides, itemsize)
-        x_low, x_high = extent(g.input_shape, x_strides, itemsize)
-        (bits,) = struct.unpack("q", struct.pack("d", parameter))
-        self.fields = {
-            "o_low": o_low,
-            "o_high": o_high,
-            "x_low": x_low,
-            "x_high": x_high,
-            "w_bytes": g.kh * g.kw * self.channels * itemsize,
-            "b_bytes": self.channels * itemsize,
-            "x_n": self.x.n,
-            "x_h": self.x.h * self.rows.in_step,
-            "x_w": self.x.w,
-            "x_c": self.x.c,
-            "o_n": self.o.n,
-            "o_h": self.o.h * self.rows.out_step,
-            "o_w": self.o.w,
-            "o_c": self.o.c,
-            "w_tap": self.channels * itemsize,
-            "kh": g.kh,
-            "kw": g.kw,
-            "sh": self.rows.stride,
-            "w": g.w,
-            "ow": g.ow,
-            "c": g.c,
-            "parameter": bits,
-        }
-
-    def dense(self, steps: Steps, channels: int) -> bool:
-        """Tell whether pixels and channels follow each other without a gap."""
-        near = channels == 1 or steps.c == self.itemsize
-        return near and steps.w == channels * self.itemsize
-
-    def streams(self, *steps: int) -> bool:
-        """Tell whether to store past the caches: too large for them, whole lines.
-
-        `steps` are the bytes between vectors of the result, in every direction.
-        """
-        return self.large and all(step % LINE == 0 for step in steps)
-
-    def row_table(self, blocks: int, multiple: int = 1) -> Table:
-        """Return the row blocks of every phase, about `blocks` in all."""
-        table: Table = []
-        each = -(-blocks // len(self.rows.phases))
-        for phase in self.rows.phases:
-            for first, last in row_blocks(phase.outputs, each, multiple):
-                table.append(
-                    (
-                        phase.start * self.x.h,
-                        phase.out * self.o.h,
-                        phase.low,
-                        phase.high,
-                        first,
-                        last,
-                    )
-                )
-        return table
 
 
 def make_plan(request: Request) -> Plan:
@@ -152,23 +47,10 @@ def make_plan(request: Request) -> Plan:
     planar = r.x.w == r.itemsize and r.o.w == r.itemsize
     long = g.ow >= PLANE_VECTORS * lanes
     if planar and not near and long and r.channels < lanes:
-        return plan_flat(r, planes=r.channels)
-    if r.channels <= lanes // 2 or strip_phases(r) > 1:
-        return plan_flat(r, planes=1)
+        return plan_flat.make_plan(r, planes=r.channels)
+    if r.channels <= lanes // 2 or plan_flat.strip_phases(r) > 1:
+        return plan_flat.make_plan(r, planes=1)
     return plan_direct(r) if near else plan_packed(r)
-
-
-def strip_phases(r: Request) -> int:
-    """Return how many vectors whole pixels fill where that is a strip of the flat feed.
-
-    RGB through 4 or 8 filters is 12 or 24 channels: three quarters of the lanes of one
-    or two vectors a pixel, all lanes of three vectors every four or two pixels.
-    """
-    many = jit.target().registers >= 32
-    if not many or r.g.kh > FLAT_ROWS or r.g.m < 4 or r.lanes % r.g.m:
-        return 1
-    count = r.channels // math.gcd(r.channels, r.lanes)
-    return count if count == FLAT_WIDTH and r.channels < 2 * r.lanes else 1
 
 
 def choose_tiles(r: Request) -> tuple[Tile, ...]:
@@ -308,112 +190,3 @@ def plan_packed(r: Request) -> Plan:
     tables = {"rows": rows, "strips": strips, "lanes": lanes}
     items = g.n * len(rows) * len(lanes)
     return assemble("packed", tiles, items, fields, tables)
-
-
-def plan_flat(r: Request, planes: int) -> Plan:
-    """Plan lanes along the row: all channels together, or one plane at a time."""
-    g, isz = r.g, r.itemsize
-    c, m = (1, 1) if planes > 1 else (g.c, g.m)
-    vectors = strip_phases(r) if planes == 1 else 1
-    pixels = max(1, (r.lanes // m) // c)
-    used = pixels * c * m if vectors == 1 else r.lanes
-    step = used // m  # elements of the row from one vector to the next
-    tall = g.kh > FLAT_ROWS or g.kh * g.kw > CHAIN_TAPS
-    many = jit.target().registers >= 32
-    widths = ((8, 2) if tall else (FLAT_WIDTH, 1)) if many else (2, 1)
-    widths = (FLAT_WIDTH, FLAT_WIDTH) if vectors > 1 else widths
-    together = ROWS_TOGETHER[jit.target().registers]
-    kh, sh = (0, 0) if tall else (g.kh, r.rows.stride)
-    tiles = tuple(
-        Tile(
-            "flat" if vectors == 1 else "phased",
-            r.dtype,
-            r.lanes,
-            kh,
-            0,
-            sh,
-            0,
-            width,
-            m,
-            guarded,
-            True,
-            r.activation,
-        )
-        for width in widths
-        for guarded in (False, True)
-    )
-    packs = g.sw > 1 or not (planes > 1 or r.dense(r.x, c))
-    stages = not (planes > 1 or r.dense(r.o, c * m))
-    segment = -(-g.w // g.sw) * c + r.lanes  # whole vectors are written at its end
-    taps: Table = []
-    phases = 0
-    for kx in range(g.kw):
-        q, phase = divmod(kx * g.dw - g.pl, g.sw)
-        phases |= 1 << phase
-        count = len(range(phase, g.w, g.sw)) * c
-        taps.append(((phase * segment + q * c) * isz, q * c, count))
-    strips: Table = []
-    total = g.ow * c * m
-    count = -(-total // used)
-    whole = [(first, 0) for first in range(0, count, FLAT_WIDTH)]
-    for first, index in cover(count, widths) if vectors == 1 else whole:
-        left = total - first * used
-        low = min(t[1] for t in taps) + first * step
-        last = (first + widths[index] - 1) * step
-        # Whole vectors are loaded and stored: the lanes behind `used` must exist too.
-        inside = low >= 0 and left >= (widths[index] - 1) * used + r.lanes
-        for _, start, elements in taps:
-            inside = inside and start + last + r.lanes // m <= elements
-        kind = 2 * index + (not inside)
-        strips.append((kind, first * step, first * used * isz, 0, 0, left))
-    picks = pick_table(r, c) if packs and r.dense(r.x, c) else []
-    row_bytes = (g.w * c * r.rows.stride + total) * isz
-    blocks = -(-(g.oh * row_bytes) // FLAT_BYTES)
-    blocks = max(blocks, -(-ITEMS // (g.n * planes or 1)))
-    rows = r.row_table(max(len(r.rows.phases), blocks), 1 if tall else together)
-    tallest = max(row[5] - row[4] for row in rows)
-    need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)
-    fields = r.fields | {
-        "rows": len(rows),
-        "strips": len(strips),
-        "planes": planes,
-        "c": c,
-        "m": g.m if planes > 1 else 1,
-        "period": c * m,
-        "vectors": vectors,
-        "used": used,
-        "stream": not stages
-        and used == r.lanes
-        and r.streams(r.o.n, r.o.h, r.o.c if planes > 1 else 0),
-        "sw": g.sw,
-        "segment": segment * isz,
-        "phases": phases,
-        "picks": len(picks) // g.sw,
-        "x_row": g.sw * segment * isz if packs else r.fields["x_h"],
-        "o_row": total * isz if stages else r.fields["o_h"],
-        "x_pix": step,
-        "o_pix": used * isz,
-        "scratch_x": need * g.sw * segment * isz if packs else 0,
-        "scratch_o": tallest * total * isz if stages else 0,
-    }
-    tables = {"rows": rows, "strips": strips, "taps": taps, "picks": picks}
-    return assemble("flat", tiles, g.n * planes * len(rows), fields, tables)
-
-
-def pick_table(r: Request, channels: int) -> Table:
-    """Return which lanes of each vector of a dense row belong to each column phase.
-
-    Entry `vector * stride + phase`; the vectors repeat after a whole number of strides.
-    """
-    stride, lanes = r.g.sw, r.lanes
-    period = stride * channels // math.gcd(stride * channels, lanes)
-    table: Table = []
-    for vector in range(period):
-        for phase in range(stride):
-            picked = [
-                (vector * lanes + lane) // channels % stride == phase
-                for lane in range(lanes)
-            ]
-            mask = sum(1 << lane for lane, on in enumerate(picked) if on)
-            table.append((mask, sum(picked)))
-    return table

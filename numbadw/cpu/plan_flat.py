@@ -1,0 +1,162 @@
+"""The planner of the flat feed: lanes along the row, few channels or one plane.
+
+A row of W pixels and C channels is W * C elements; a vector takes whole pixels of it,
+or (phased) any elements where a strip of vectors takes whole pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numbadw import jit
+from numbadw.cpu.flat import ROWS_TOGETHER
+from numbadw.cpu.label import Tile
+from numbadw.cpu.plan import CHAIN_TAPS, Plan, Table, assemble, cover
+from numbadw.cpu.request import ITEMS, Request
+
+# Vectors of a strip: 8 rows of 3 fill 24 of 32 registers (flat.py).
+FLAT_WIDTH = 3
+# Taller kernels take the flat tile that knows no height.
+FLAT_ROWS = 12
+# Bytes of a block of rows that is crossed strip by strip: what L1 holds, so that lines
+# shared by neighbouring strips are still there.
+FLAT_BYTES = 32 * 1024
+
+
+def strip_phases(r: Request) -> int:
+    """Return how many vectors whole pixels fill where that is a strip, else 1.
+
+    RGB through 4 or 8 filters is 12 or 24 channels: three quarters of the lanes of one
+    or two vectors a pixel, all lanes of three vectors every four or two pixels.
+    """
+    many = jit.target().registers >= 32
+    if not many or r.g.kh > FLAT_ROWS or r.g.m < 4 or r.lanes % r.g.m:
+        return 1
+    count = r.channels // math.gcd(r.channels, r.lanes)
+    return count if count == FLAT_WIDTH and r.channels < 2 * r.lanes else 1
+
+
+class Shape:
+    """How the vectors lie in the row: channels, multiplier, lanes in use, steps."""
+
+    def __init__(self, r: Request, planes: int) -> None:
+        g = r.g
+        self.c, self.m = (1, 1) if planes > 1 else (g.c, g.m)
+        self.vectors = strip_phases(r) if planes == 1 else 1
+        pixels = max(1, (r.lanes // self.m) // self.c)
+        self.used = pixels * self.c * self.m if self.vectors == 1 else r.lanes
+        self.step = self.used // self.m  # elements from one vector to the next
+        self.total = g.ow * self.c * self.m  # output lanes of a row
+        self.packs = g.sw > 1 or not (planes > 1 or r.dense(r.x, self.c))
+        self.stages = not (planes > 1 or r.dense(r.o, self.c * self.m))
+        # Elements of one column phase of a packed row; whole vectors are written.
+        self.segment = -(-g.w // g.sw) * self.c + r.lanes
+        self.tall = g.kh > FLAT_ROWS or g.kh * g.kw > CHAIN_TAPS
+
+
+def choose_tiles(r: Request, s: Shape) -> tuple[Tile, ...]:
+    """Return the four tiles (two widths, each without and with guards)."""
+    if s.vectors > 1:
+        widths = (FLAT_WIDTH, FLAT_WIDTH)
+    elif jit.target().registers < 32:
+        widths = (2, 1)
+    else:
+        widths = (8, 2) if s.tall else (FLAT_WIDTH, 1)
+    form = "flat" if s.vectors == 1 else "phased"
+    kh, sh = (0, 0) if s.tall else (r.g.kh, r.rows.stride)
+    size = r.dtype, r.lanes, kh, 0, sh, 0
+    return tuple(
+        Tile(form, *size, width, s.m, guarded, True, r.activation)
+        for width in widths
+        for guarded in (False, True)
+    )
+
+
+def tap_table(r: Request, s: Shape) -> Table:
+    """Return offset, first element and elements of the row that each column reads."""
+    g = r.g
+    table: Table = []
+    for kx in range(g.kw):
+        q, phase = divmod(kx * g.dw - g.pl, g.sw)
+        count = len(range(phase, g.w, g.sw)) * s.c
+        offset = (phase * s.segment + q * s.c) * r.itemsize
+        table.append((offset, q * s.c, count))
+    return table
+
+
+def strip_table(r: Request, s: Shape, widths: tuple[int, int], taps: Table) -> Table:
+    """Return the strips of a row: kind, first element, offset, (unused), lanes left."""
+    table: Table = []
+    count = -(-s.total // s.used)
+    whole = [(first, 0) for first in range(0, count, FLAT_WIDTH)]
+    for first, index in cover(count, widths) if s.vectors == 1 else whole:
+        left = s.total - first * s.used
+        low = min(start for _, start, _ in taps) + first * s.step
+        last = (first + widths[index] - 1) * s.step
+        # Whole vectors are loaded and stored: the lanes behind `used` must exist too.
+        inside = low >= 0 and left >= (widths[index] - 1) * s.used + r.lanes
+        for _, start, elements in taps:
+            inside = inside and start + last + r.lanes // s.m <= elements
+        kind, offset = 2 * index + (not inside), first * s.used * r.itemsize
+        table.append((kind, first * s.step, offset, 0, 0, left))
+    return table
+
+
+def pick_table(r: Request, channels: int) -> Table:
+    """Return which lanes of each vector of a dense row belong to each column phase.
+
+    Entry `vector * stride + phase`; the vectors repeat after a whole number of strides.
+    """
+    stride, lanes = r.g.sw, r.lanes
+    period = stride * channels // math.gcd(stride * channels, lanes)
+    table: Table = []
+    for vector in range(period):
+        for phase in range(stride):
+            picked = [
+                (vector * lanes + lane) // channels % stride == phase
+                for lane in range(lanes)
+            ]
+            mask = sum(1 << lane for lane, on in enumerate(picked) if on)
+            table.append((mask, sum(picked)))
+    return table
+
+
+def make_plan(r: Request, planes: int) -> Plan:
+    """Plan all channels together (`planes` = 1), or one output plane at a time."""
+    g, isz = r.g, r.itemsize
+    s = Shape(r, planes)
+    tiles = choose_tiles(r, s)
+    taps = tap_table(r, s)
+    strips = strip_table(r, s, (tiles[0].width, tiles[2].width), taps)
+    picks = pick_table(r, s.c) if s.packs and r.dense(r.x, s.c) else []
+    row_bytes = (g.w * s.c * r.rows.stride + s.total) * isz
+    blocks = max(-(-(g.oh * row_bytes) // FLAT_BYTES), -(-ITEMS // (g.n * planes or 1)))
+    together = 1 if s.tall else ROWS_TOGETHER[jit.target().registers]
+    rows = r.row_table(max(len(r.rows.phases), blocks), together)
+    tallest = max(row[5] - row[4] for row in rows)
+    need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)
+    full = s.used == r.lanes and not s.stages
+    packed_row = g.sw * s.segment * isz
+    fields = r.fields | {
+        "rows": len(rows),
+        "strips": len(strips),
+        "planes": planes,
+        "c": s.c,
+        "m": g.m if planes > 1 else 1,
+        "period": s.c * s.m,
+        "vectors": s.vectors,
+        "used": s.used,
+        "stream": full and r.streams(r.o.n, r.o.h, r.o.c if planes > 1 else 0),
+        "sw": g.sw,
+        "segment": s.segment * isz,
+        "phases": sum({1 << (kx * g.dw - g.pl) % g.sw for kx in range(g.kw)}),
+        "picks": len(picks) // g.sw,
+        "x_row": packed_row if s.packs else r.fields["x_h"],
+        "o_row": s.total * isz if s.stages else r.fields["o_h"],
+        "x_pix": s.step,
+        "o_pix": s.used * isz,
+        "scratch_x": need * packed_row if s.packs else 0,
+        "scratch_o": tallest * s.total * isz if s.stages else 0,
+    }
+    tables = {"rows": rows, "strips": strips, "taps": taps, "picks": picks}
+    return assemble("flat", tiles, g.n * planes * len(rows), fields, tables)

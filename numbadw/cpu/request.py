@@ -1,0 +1,103 @@
+"""One forward problem as the planners see it: geometry, and where the bytes lie."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+from numbadw import jit
+from numbadw.cpu.caches import LINE, caches
+from numbadw.cpu.plan import Steps, Table, extent, row_blocks, split_axis
+from numbadw.geometry import Geometry
+
+# Beyond half the last cache storing past it wins (1x224x224x64 3x3 on one core: 784 ->
+# 598 us), up to a quarter it loses (4x112x112x32: 223 -> 284 us).
+LARGE_SHARE = 2
+# Work items a plan aims at, so that threads share them evenly; a fixed number, so
+# that plans never depend on the number of threads.
+ITEMS = 16
+
+
+class Request:
+    """One forward problem: geometry, element size, and where the bytes lie."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        itemsize: int,
+        x_strides: tuple[int, ...],
+        o_strides: tuple[int, ...],
+        activation: str,
+        parameter: float,
+    ) -> None:
+        g = geometry
+        self.g = g
+        self.itemsize = itemsize
+        self.dtype = "f32" if itemsize == 4 else "f64"
+        self.lanes = jit.target().vector_bytes // itemsize
+        self.activation = activation
+        self.x = Steps.of(x_strides, g.channels_first)
+        self.o = Steps.of(o_strides, g.channels_first)
+        self.rows = split_axis(g.h, g.oh, g.sh, g.dh, g.pt)
+        self.columns = split_axis(g.w, g.ow, g.sw, g.dw, g.pl)
+        self.channels = g.c * g.m
+        self.x_bytes = math.prod(g.input_shape) * itemsize
+        self.moved = self.x_bytes + math.prod(g.output_shape) * itemsize
+        self.large = self.moved > caches().last // LARGE_SHARE
+        o_low, o_high = extent(g.output_shape, o_strides, itemsize)
+        x_low, x_high = extent(g.input_shape, x_strides, itemsize)
+        (bits,) = struct.unpack("q", struct.pack("d", parameter))
+        self.fields = {
+            "o_low": o_low,
+            "o_high": o_high,
+            "x_low": x_low,
+            "x_high": x_high,
+            "w_bytes": g.kh * g.kw * self.channels * itemsize,
+            "b_bytes": self.channels * itemsize,
+            "x_n": self.x.n,
+            "x_h": self.x.h * self.rows.in_step,
+            "x_w": self.x.w,
+            "x_c": self.x.c,
+            "o_n": self.o.n,
+            "o_h": self.o.h * self.rows.out_step,
+            "o_w": self.o.w,
+            "o_c": self.o.c,
+            "w_tap": self.channels * itemsize,
+            "kh": g.kh,
+            "kw": g.kw,
+            "sh": self.rows.stride,
+            "w": g.w,
+            "ow": g.ow,
+            "c": g.c,
+            "parameter": bits,
+        }
+
+    def dense(self, steps: Steps, channels: int) -> bool:
+        """Tell whether pixels and channels follow each other without a gap."""
+        near = channels == 1 or steps.c == self.itemsize
+        return near and steps.w == channels * self.itemsize
+
+    def streams(self, *steps: int) -> bool:
+        """Tell whether to store past the caches: too large for them, whole lines.
+
+        `steps` are the bytes between vectors of the result, in every direction.
+        """
+        return self.large and all(step % LINE == 0 for step in steps)
+
+    def row_table(self, blocks: int, multiple: int = 1) -> Table:
+        """Return the row blocks of every phase, about `blocks` in all."""
+        table: Table = []
+        each = -(-blocks // len(self.rows.phases))
+        for phase in self.rows.phases:
+            for first, last in row_blocks(phase.outputs, each, multiple):
+                table.append(
+                    (
+                        phase.start * self.x.h,
+                        phase.out * self.o.h,
+                        phase.low,
+                        phase.high,
+                        first,
+                        last,
+                    )
+                )
+        return table
