@@ -18,10 +18,11 @@ def arrays(rng):
     """Return inputs, kernel, bias and out of a call that was made once already."""
     x, k, b = Case(*SHAPE[1:]).arrays(rng)
     out = np.zeros((1, 4, 5, 19), "f4")
-    for _ in range(2):
-        ndw.depthwise_conv2d(x, k, b, strides=1, padding=0, dilation_rate=1)
-        ndw.depthwise_conv2d(x, k, b, strides=1, padding=0, dilation_rate=1, out=out)
-        ndw.depthwise_conv2d(x, k, b, padding=1)
+    for backend in ("auto", "cpu", "reference") * 2:
+        for target in (None, out):
+            for bias in (None, b):
+                ndw.depthwise_conv2d(x, k, bias, padding=0, out=target, backend=backend)
+        ndw.depthwise_conv2d(x, k, b, padding=1, backend=backend)
     return x, k, b, out
 
 

@@ -233,7 +233,7 @@ def tiny_caches(monkeypatch):
     forget()
 
 
-@pytest.mark.parametrize("m", [1, 2, 4])
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
 @pytest.mark.parametrize("first", [False, True], ids=["nhwc", "nchw"])
 @pytest.mark.usefixtures("tiny_caches")
 def test_stores_past_the_caches(first, m, rng):

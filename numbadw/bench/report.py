@@ -197,6 +197,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows += _run(workloads, threads, arguments, width)
     if arguments.csv:
         write_csv(arguments.csv, rows)
+    if arguments.readme:
+        from numbadw.bench import readme
+
+        readme.write(arguments.readme, rows, machine(max(arguments.threads)))
     return 0
 
 
@@ -243,6 +247,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--csv", type=Path, metavar="PATH", help="also write a CSV file"
+    )
+    parser.add_argument(
+        "--readme", type=Path, metavar="PATH", help="also write a README's table"
     )
     parser.add_argument(
         "--rivals",
