@@ -251,7 +251,8 @@ def test_stores_past_the_caches(first, m, rng):
             check(case, rng, out=out)
             assert (memory[:offset] == 77).all()
             assert (memory[offset + nan.nbytes :] == 77).all()
-    assert any(streams)
+    # Three outputs a channel fill no whole vectors of neighbouring channels.
+    assert any(streams) or (m == 3 and not first)
 
 
 def test_results_larger_than_the_caches(rng):

@@ -141,9 +141,10 @@ class Vec:
 class Cell:
     """A variable of the emitted code; LLVM turns every cell into a register."""
 
-    __slots__ = ("slot", "wrap")
+    __slots__ = ("builder", "slot", "wrap")
 
     def __init__(self, builder: Any, kind: Any, wrap: Callable[[Any], Any]) -> None:
+        self.builder = builder
         self.slot = cgutils.alloca_once(builder, kind)
         self.wrap = wrap
 

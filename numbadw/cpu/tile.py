@@ -273,31 +273,54 @@ def emit_wide(whole: Strip) -> None:
         _emit_wide_lane(strip)
 
 
+# One float32 chain of 1,000 taps drifts past 4 eps sqrt(taps): sum so many by itself.
+CHAIN = 256
+
+
 def _emit_wide_lane(strip: Strip) -> None:
-    """Sum each kernel row by itself: one chain of 1,000 taps would drift."""
+    """Emit one lane vector, its sum in chains of about `CHAIN` taps."""
     simd = strip.simd
     sums, accs = strip.fresh(), strip.fresh()
+    chain = simd.variable(simd.integer(0))
+
+    def flush() -> None:
+        """Add the chain to the sum once it is long."""
+        with simd.when(chain.get(simd.builder).compare(">=", CHAIN)):
+            _add_all(sums, accs)
+            strip.reset(accs)
+            chain.set(simd.integer(0))
+
     with simd.loop(strip.first, strip.last) as o:
         strip.reset(sums)
+        strip.reset(accs)
+        chain.set(simd.integer(0))
         top = o * strip.sh
         low = (strip.row_lo - top).maximum(0)
         high = (strip.row_hi - top).minimum(strip.kh)
         with simd.loop(low, high) as ky:
-            strip.reset(accs)
             taps = strip.w + ky * strip.w_tap * strip.kw
             row = strip.x + (top + ky) * strip.x_row
             kx = simd.variable(simd.integer(0))
             for step in WIDE_STEPS:
-                _emit_tap_blocks(strip, row, taps, accs, kx, step)
-            for total, acc in zip(sums, accs, strict=True):
-                total.set(total.get(simd.builder) + acc.get(simd.builder))
+                with _each_block(strip, kx, step) as first:
+                    _emit_taps(strip, row, taps, accs, first, step)
+                    chain.set(chain.get(simd.builder) + step)
+                    if step == WIDE_STEPS[0]:
+                        flush()
+            flush()
+        _add_all(sums, accs)
         strip.finish(sums, o)
 
 
-def _emit_tap_blocks(
-    strip: Strip, row: Int, taps: Int, accs: list[Cell], kx: Cell, step: int
-) -> None:
-    """Emit `while kx + step <= kw: use the taps kx ... kx + step - 1`."""
+def _add_all(sums: list[Cell], accs: list[Cell]) -> None:
+    for total, acc in zip(sums, accs, strict=True):
+        builder = total.builder
+        total.set(total.get(builder) + acc.get(builder))
+
+
+@contextmanager
+def _each_block(strip: Strip, kx: Cell, step: int) -> Iterator[Int]:
+    """Emit `while kx + step <= kw: body(kx); kx += step`."""
     simd = strip.simd
 
     def more() -> Any:
@@ -305,11 +328,18 @@ def _emit_tap_blocks(
 
     with simd.repeat_while(more):
         first = kx.get(simd.builder)
-        at = taps + first * strip.w_tap
-        weights = [strip.load_w(at + k * strip.w_tap) for k in range(step)]
-        start = row + first * strip.x_pix
-        _emit_columns(strip, start, [(accs, weights)], first)
+        yield first
         kx.set(first + step)
+
+
+def _emit_taps(
+    strip: Strip, row: Int, taps: Int, accs: list[Cell], first: Int, step: int
+) -> None:
+    """Emit `step` kernel columns from run-time column `first` on."""
+    at = taps + first * strip.w_tap
+    weights = [strip.load_w(at + k * strip.w_tap) for k in range(step)]
+    start = row + first * strip.x_pix
+    _emit_columns(strip, start, [(accs, weights)], first)
 
 
 EMITTERS = {"block": emit_block, "rows": emit_rows, "wide": emit_wide}
