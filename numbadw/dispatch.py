@@ -1,7 +1,7 @@
 """Which backend runs a call, and the plans bound so far.
 
 A backend is one function, `bind_forward`, that turns a geometry, a dtype and strides
-into a *run*: `run(inputs, kernel, bias, out, force) -> status`.  Backends are imported
+into a *run*: `run(inputs, kernel, bias, out, check) -> status`.  Backends are imported
 when first asked for; an explicit choice never falls back to another.
 """
 
@@ -18,8 +18,11 @@ from numbadw.geometry import Geometry
 
 Run = Callable[[Any, Any, Any, Any, int], int]
 
-# What a run reports; with `force` it skips the test for a possible overlap.
-DONE, OVERLAPS, READ_ONLY = 0, 1, 2
+# What a run reports.
+DONE, OVERLAPS, READ_ONLY, UNKNOWN = 0, 1, 2, 3
+# What a run checks before it touches `out` (that it is writable, always): nothing else,
+# that it does not overlap, and that both arrays are also of the kind the run is for.
+NOTHING, OVERLAP, ARRAYS = 0, 1, 2
 
 
 class BackendUnavailableError(RuntimeError):
@@ -47,20 +50,33 @@ def bind_forward(
 ) -> Run:
     """Return the run of one forward problem on a backend (`cpu` or `reference`)."""
     if backend == "reference" or config.DISABLE_JIT:
-        return _bind_reference(geometry, activation, parameter)
+        kind = (geometry.input_shape, x_strides), (geometry.output_shape, o_strides)
+        return _bind_reference(geometry, dtype, kind, activation, parameter)
     from numbadw.cpu import bind_forward as bind
 
     return bind(geometry, dtype, x_strides, o_strides, activation, parameter)
 
 
-def _bind_reference(geometry: Geometry, activation: str, parameter: float) -> Run:
+def _bind_reference(
+    geometry: Geometry,
+    dtype: np.dtype[Any],
+    kind: Any,
+    activation: str,
+    parameter: float,
+) -> Run:
     from numbadw import reference
 
-    def run(x: Any, w: Any, b: Any, out: Any, force: int) -> int:
+    def run(x: Any, w: Any, b: Any, out: Any, check: int) -> int:
+        if check == ARRAYS and (
+            (x.shape, x.strides) != kind[0]
+            or (out.shape, out.strides) != kind[1]
+            or not x.dtype == out.dtype == dtype
+        ):
+            return UNKNOWN
         if not out.flags.writeable:
             return READ_ONLY
         inputs = [array for array in (x, w, b) if array is not None]
-        if not force and any(np.may_share_memory(out, array) for array in inputs):
+        if check and any(np.may_share_memory(out, array) for array in inputs):
             return OVERLAPS
         reference.forward(x, w, b, activation, parameter, geometry, out)
         return DONE

@@ -7,7 +7,6 @@ shapes, strides and dtypes of the arrays and the options as given.  Everything e
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,10 @@ import numpy.typing as npt
 
 from numbadw import activations, checks
 from numbadw.dispatch import (
+    ARRAYS,
+    DONE,
+    NOTHING,
+    OVERLAP,
     OVERLAPS,
     READ_ONLY,
     Run,
@@ -25,7 +28,6 @@ from numbadw.geometry import Geometry, make_geometry
 from numbadw.memory import SMALL_BYTES, aligned_empty
 
 Array = npt.NDArray[Any]
-Prepared = Callable[[Array, Array | None], Array]
 
 # Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
 _CALLS: dict[Any, tuple[Run, tuple[int, ...], np.dtype[Any]]] = {}
@@ -157,9 +159,9 @@ def depthwise_conv2d(
             run, shape, dtype = call
             if out is None:
                 result = aligned_empty(shape, dtype, small=SMALL_BYTES)
-                run(inputs, kernel, bias, result, 1)
+                run(inputs, kernel, bias, result, NOTHING)
                 return result
-            status = run(inputs, kernel, bias, out, 0)
+            status = run(inputs, kernel, bias, out, OVERLAP)
             if status:
                 _settle(status, run, inputs, kernel, bias, out)
             return out
@@ -177,7 +179,7 @@ def depthwise_conv2d(
     )
     run, geometry, x, w, b, o = checked
     result = aligned_empty(geometry.output_shape, x.dtype) if o is None else o
-    run(x, w, b, result, 1)
+    run(x, w, b, result, NOTHING)
     if (
         plain
         and x.dtype == inputs.dtype
@@ -203,9 +205,9 @@ def prepare_depthwise_conv2d(
     out: Array | None,
     backend: str,
 ) -> Prepared:
-    """Check a call and return `run(inputs, out) -> result`, bound to the kernel.
+    """Check a call and return it bound to the kernel and the bias.
 
-    The returned function serves inputs and out of the same shapes, strides and dtypes
+    What is returned serves inputs and out of the same shapes, strides and dtypes
     as those given here; kernel and bias are read in place at each call, so they must be
     C-contiguous and of the inputs' dtype.
     """
@@ -225,19 +227,45 @@ def prepare_depthwise_conv2d(
     if x.dtype != inputs.dtype or not (_as_given(kernel, w) and _as_given(bias, b)):
         msg = "a prepared call needs native, C-contiguous arrays of one dtype"
         raise ValueError(msg)
-    shape, dtype = geometry.output_shape, x.dtype
+    return Prepared(run, kernel, bias, geometry.output_shape, x.dtype)
 
-    def prepared(x: Array, out: Array | None) -> Array:
+
+class Prepared:
+    """A plan bound to a kernel and a bias, which are read in place at each call.
+
+    Calling it takes inputs, and `out` or None, of the shapes, strides and dtypes it was
+    prepared for.  `attempt(inputs, out)` takes any two NumPy arrays, runs if they are
+    of that kind and fine, and tells whether it ran.
+    """
+
+    __slots__ = ("_all", "attempt")
+
+    def __init__(
+        self,
+        run: Run,
+        kernel: Array,
+        bias: Array | None,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self._all = run, kernel, bias, shape, dtype
+
+        def attempt(x: Array, out: Array) -> bool:
+            return run(x, kernel, bias, out, ARRAYS) == DONE
+
+        self.attempt = attempt
+
+    def __call__(self, x: Array, out: Array | None) -> Array:
+        """Run, into a new array where `out` is None."""
+        run, kernel, bias, shape, dtype = self._all
         if out is None:
             result = aligned_empty(shape, dtype, small=SMALL_BYTES)
-            run(x, kernel, bias, result, 1)
+            run(x, kernel, bias, result, NOTHING)
             return result
-        status = run(x, kernel, bias, out, 0)
+        status = run(x, kernel, bias, out, OVERLAP)
         if status:
             _settle(status, run, x, kernel, bias, out)
         return out
-
-    return prepared
 
 
 def _as_given(given: Any, checked: Any) -> bool:
@@ -254,7 +282,7 @@ def _settle(
     """Run after all where the possible overlap is none, else raise."""
     checks.out_array(out, out.shape, out.dtype, inputs=x, kernel=w, bias=b)
     if status == OVERLAPS:
-        run(x, w, b, out, 1)
+        run(x, w, b, out, NOTHING)
     elif status == READ_ONLY:
         msg = "out must be writable, got a read-only array"
         raise ValueError(msg)

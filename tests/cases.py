@@ -94,7 +94,7 @@ class Case(NamedTuple):
         x, o = (
             dense_strides(shape, itemsize) for shape in (g.input_shape, g.output_shape)
         )
-        return make_plan(Request(g, itemsize, x, o, activation, 0.0))
+        return make_plan(Request(g, np.dtype(self.dtype), x, o, activation, 0.0))
 
 
 def dense_strides(shape, itemsize):

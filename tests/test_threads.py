@@ -12,7 +12,7 @@ import pytest
 from cases import FORMS, Case, environment, lanes
 
 import numbadw as ndw
-from numbadw import threads
+from numbadw import dispatch, functional, threads
 
 MOST = threads.state.allowed
 several = pytest.mark.skipif(MOST < 2, reason="this process may use one CPU only")
@@ -89,6 +89,9 @@ def count_launches(monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(launch, "parallel_driver", lambda: driver)
+    # Runs bound before hold the real driver.
+    functional._CALLS.clear()
+    dispatch.bind_forward.cache_clear()
     return seen
 
 

@@ -30,7 +30,7 @@ def bind_forward(
 ) -> Run:
     """Plan one forward problem, compile what it needs and return its run."""
     itemsize = dtype.itemsize
-    request = Request(geometry, itemsize, x_strides, o_strides, activation, parameter)
+    request = Request(geometry, dtype, x_strides, o_strides, activation, parameter)
     plan = make_plan(request)
     touched = (
         geometry.n * geometry.h * geometry.w * geometry.c

@@ -1,6 +1,6 @@
 """Call a compiled kernel by address, serially or over Numba's threads.
 
-    launch(kernel, x, w, b, o, plan, items, chunks, force):
+    launch(kernel, x, w, b, o, plan, items, chunks, check):
         read the data pointers of the four arrays
         refuse a read-only result or one that may overlap an input
         for chunk in prange(chunks):                 # serial when chunks == 1
@@ -26,12 +26,24 @@ from numba.extending import intrinsic, register_jitable
 from numbadw import jit, threads
 from numbadw.cpu.plan import Plan
 from numbadw.cpu.records import get, word
-from numbadw.dispatch import DONE, OVERLAPS, READ_ONLY, Run
+from numbadw.dispatch import (
+    ARRAYS,
+    DONE,
+    NOTHING,
+    OVERLAPS,
+    READ_ONLY,
+    UNKNOWN,
+    Run,
+)
 
 # Offsets in NumPy's public PyArrayObject_fields, fixed by its C interface: header,
 # data, nd, dimensions, strides, base, descr, flags.
 _HEADER = object.__basicsize__
 _DATA = _HEADER
+_NDIM = _HEADER + 8
+_SHAPE = _HEADER + 16
+_STRIDES = _HEADER + 24
+_DTYPE = _HEADER + 40
 _FLAGS = _HEADER + 48
 _WRITEABLE = 0x0400
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -83,14 +95,30 @@ def use_threads(typingctx: Any, count: Any) -> Any:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _status(xa: int, wa: int, ba: int, o: int, plan: int, force: int) -> int:
+def _known(array: int, sizes: int, dtype: int) -> bool:
+    """Tell whether an array has the four sizes, the four steps and the dtype object."""
+    same = (word(array + _NDIM) & 0xFFFFFFFF) == 4 and word(array + _DTYPE) == dtype
+    if same:
+        shape, steps = word(array + _SHAPE), word(array + _STRIDES)
+        for axis in range(4):
+            same &= word(shape + 8 * axis) == word(sizes + 8 * axis)
+            same &= word(steps + 8 * axis) == word(sizes + 32 + 8 * axis)
+    return same
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _status(x: int, o: int, wa: int, ba: int, plan: int, check: int) -> int:
     """Tell whether the kernel may run: writable result, no possible overlap."""
+    if check == ARRAYS:
+        sizes, dtype = plan + get(plan, "plan.sizes_at"), get(plan, "plan.dtype")
+        if not _known(x, sizes, dtype) or not _known(o, sizes + 64, dtype):
+            return UNKNOWN
     if not word(o + _FLAGS) & _WRITEABLE:
         return READ_ONLY
-    oa = word(o + _DATA)
-    low, high = oa + get(plan, "plan.o_low"), oa + get(plan, "plan.o_high")
-    if force:
+    if check == NOTHING:
         return DONE
+    xa, oa = word(x + _DATA), word(o + _DATA)
+    low, high = oa + get(plan, "plan.o_low"), oa + get(plan, "plan.o_high")
     if xa + get(plan, "plan.x_low") < high and low < xa + get(plan, "plan.x_high"):
         return OVERLAPS
     if wa < high and low < wa + get(plan, "plan.w_bytes"):
@@ -101,11 +129,11 @@ def _status(xa: int, wa: int, ba: int, o: int, plan: int, force: int) -> int:
 
 
 def _serial(
-    kernel: int, x: int, w: int, b: int, o: int, plan: int, items: int, force: int
+    kernel: int, x: int, w: int, b: int, o: int, plan: int, items: int, check: int
 ) -> int:
     xa, wa = word(x + _DATA), word(w + _DATA)
     ba = word(b + _DATA) if b else 0
-    status = _status(xa, wa, ba, o, plan, force)
+    status = _status(x, o, wa, ba, plan, check)
     if status == DONE:
         call_kernel(kernel, xa, wa, ba, word(o + _DATA), plan, 0, items)
     return status
@@ -120,11 +148,11 @@ def _parallel(
     plan: int,
     items: int,
     chunks: int,
-    force: int,
+    check: int,
 ) -> int:
     xa, wa, oa = word(x + _DATA), word(w + _DATA), word(o + _DATA)
     ba = word(b + _DATA) if b else 0
-    status = _status(xa, wa, ba, o, plan, force)
+    status = _status(x, o, wa, ba, plan, check)
     if status == DONE:
         before = use_threads(chunks)
         for chunk in prange(chunks):
@@ -154,10 +182,21 @@ def _signature(count: int) -> str:
 
 def _check_struct() -> None:
     """Make sure that this interpreter lays NumPy arrays out as documented."""
-    array = np.zeros(3)
-    data = ctypes.c_void_p.from_address(id(array) + _DATA).value
-    flags = ctypes.c_int.from_address(id(array) + _FLAGS).value
-    if data != array.ctypes.data or not flags & _WRITEABLE:
+    array = np.zeros((3, 5), np.float32)[:, ::2]
+
+    def at(offset: int, kind: Any = ctypes.c_int64) -> Any:
+        return kind.from_address(id(array) + offset).value
+
+    shape = tuple((ctypes.c_int64 * 2).from_address(at(_SHAPE)))
+    steps = tuple((ctypes.c_int64 * 2).from_address(at(_STRIDES)))
+    right = (
+        at(_DATA) == array.ctypes.data
+        and at(_NDIM, ctypes.c_int) == array.ndim
+        and (shape, steps) == (array.shape, array.strides)
+        and at(_DTYPE) == id(array.dtype)
+        and at(_FLAGS, ctypes.c_int) & _WRITEABLE
+    )
+    if not right:
         msg = "numbadw needs CPython and NumPy's documented array struct"
         raise RuntimeError(msg)
 
@@ -184,24 +223,33 @@ def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
 
     # `alive` keeps the integers that the kernel reads as long as the run.
     def run_serial(
-        x: Any, w: Any, b: Any, o: Any, force: int, alive: Any = plan.integers
+        x: Any, w: Any, b: Any, o: Any, check: int, alive: Any = plan.integers
     ) -> int:
         bias = 0 if b is None else id(b)
-        status = serial(kernel, id(x), id(w), bias, id(o), address, items, force)
+        status = serial(kernel, id(x), id(w), bias, id(o), address, items, check)
         return status  # type: ignore[no-any-return]
 
+    if chunks == 1 or state.allowed == 1:
+        return run_serial
+    parallel: Any = None
+
     def run(
-        x: Any, w: Any, b: Any, o: Any, force: int, alive: Any = plan.integers
+        x: Any, w: Any, b: Any, o: Any, check: int, alive: Any = plan.integers
     ) -> int:
-        share = min(chunks, state.limit)
-        if share == 1 or not lock.acquire(False):
-            return run_serial(x, w, b, o, force)
+        nonlocal parallel
+        limit = state.limit
+        if limit == 1 or not lock.acquire(False):
+            return run_serial(x, w, b, o, check)
         try:
+            if parallel is None:
+                parallel = parallel_driver()
+            share = chunks if chunks < limit else limit
             bias = 0 if b is None else id(b)
-            arrays = id(x), id(w), bias, id(o)
-            status = parallel_driver()(kernel, *arrays, address, items, share, force)
+            status = parallel(
+                kernel, id(x), id(w), bias, id(o), address, items, share, check
+            )
             return status  # type: ignore[no-any-return]
         finally:
             lock.release()
 
-    return run_serial if chunks == 1 or state.allowed == 1 else run
+    return run

@@ -139,6 +139,7 @@ TABLES = {
     "lanes": "lane",
     "taps": "tap",
     "picks": "pick",
+    "sizes": "sizes",
 }
 
 

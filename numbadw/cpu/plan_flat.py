@@ -158,5 +158,11 @@ def make_plan(r: Request, planes: int) -> Plan:
         "scratch_x": need * packed_row if s.packs else 0,
         "scratch_o": tallest * s.total * isz if s.stages else 0,
     }
-    tables = {"rows": rows, "strips": strips, "taps": taps, "picks": picks}
+    tables = {
+        "sizes": r.sizes,
+        "rows": rows,
+        "strips": strips,
+        "taps": taps,
+        "picks": picks,
+    }
     return assemble("flat", tiles, g.n * planes * len(rows), fields, tables)

@@ -160,7 +160,7 @@ def plan_direct(r: Request) -> Plan:
         "o_row": r.fields["o_h"],
         "o_pix": r.o.w * axis.out_step,
     }
-    tables = {"rows": rows, "strips": strips, "lanes": lanes}
+    tables = {"sizes": r.sizes, "rows": rows, "strips": strips, "lanes": lanes}
     return assemble("direct", tiles, items, fields, tables)
 
 
@@ -187,6 +187,6 @@ def plan_packed(r: Request) -> Plan:
         "scratch_x": need * g.w * pitch,
         "scratch_o": tallest * g.ow * pitch,
     }
-    tables = {"rows": rows, "strips": strips, "lanes": lanes}
+    tables = {"sizes": r.sizes, "rows": rows, "strips": strips, "lanes": lanes}
     items = g.n * len(rows) * len(lanes)
     return assemble("packed", tiles, items, fields, tables)

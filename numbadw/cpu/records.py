@@ -19,6 +19,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "o_high",
         "x_low",  # extent of the inputs
         "x_high",
+        "sizes_at",  # shape and strides of the inputs, then of the result
+        "dtype",  # address of their dtype object
         "w_bytes",  # extent of the kernel and the bias
         "b_bytes",
         "rows",  # number of row blocks, strips, lane vectors and their groups
@@ -83,6 +85,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "columns",
     ),
     "lane": ("x", "o", "count"),
+    "sizes": ("n", "h", "w", "c"),  # shape or strides, in the caller's order
     "tap": ("x", "first", "count"),  # flat feed, one a kernel column
     "pick": ("mask", "count"),  # lanes of a vector that belong to a column phase
 }

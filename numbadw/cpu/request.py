@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Any
+
+import numpy as np
 
 from numbadw import jit
 from numbadw.cpu.caches import LINE, caches
@@ -24,7 +27,7 @@ class Request:
     def __init__(
         self,
         geometry: Geometry,
-        itemsize: int,
+        dtype: np.dtype[Any],
         x_strides: tuple[int, ...],
         o_strides: tuple[int, ...],
         activation: str,
@@ -32,6 +35,7 @@ class Request:
     ) -> None:
         g = geometry
         self.g = g
+        itemsize = dtype.itemsize
         self.itemsize = itemsize
         self.dtype = "f32" if itemsize == 4 else "f64"
         self.lanes = jit.target().vector_bytes // itemsize
@@ -70,7 +74,9 @@ class Request:
             "ow": g.ow,
             "c": g.c,
             "parameter": bits,
+            "dtype": id(np.dtype(dtype.type)),  # the one that never dies
         }
+        self.sizes: Table = [g.input_shape, x_strides, g.output_shape, o_strides]
 
     def dense(self, steps: Steps, channels: int) -> bool:
         """Tell whether pixels and channels follow each other without a gap."""

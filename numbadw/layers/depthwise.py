@@ -5,8 +5,8 @@ from typing import Any
 import numpy.typing as npt
 
 from numbadw import checks
-from numbadw.functional import prepare_depthwise_conv2d
-from numbadw.layers.base import ConvLayer, Run
+from numbadw.functional import Prepared, prepare_depthwise_conv2d
+from numbadw.layers.base import ConvLayer
 
 Array = npt.NDArray[Any]
 
@@ -129,8 +129,8 @@ class DepthwiseConv2D(ConvLayer):
     def _out_channels(self, channels: int) -> int:
         return channels * self.depth_multiplier
 
-    def _prepare(self, inputs: Any, out: Array | None) -> Run:
-        run: Run = prepare_depthwise_conv2d(
+    def _prepare(self, inputs: Any, out: Array | None) -> Prepared:
+        return prepare_depthwise_conv2d(
             inputs,
             self.kernel,
             self.bias,
@@ -142,4 +142,3 @@ class DepthwiseConv2D(ConvLayer):
             out=out,
             backend=self.backend,
         )
-        return run
