@@ -187,9 +187,6 @@ def _cache_for(function: Callable[..., Any]) -> Any:
     return _Cache(function) if cache_folder() is not None else None
 
 
-_C_KERNEL = types.void(*[types.int64] * 7)
-
-
 def compile_kernel(function: Callable[..., None], label: str) -> Any:
     """Compile `function(x, w, b, o, plan, first, last)` and return the C function.
 
@@ -197,7 +194,12 @@ def compile_kernel(function: Callable[..., None], label: str) -> Any:
     and the range of work items.  `label` names the symbol and the cache file.
     """
     function.__qualname__ = function.__name__ = label
-    args, result = _C_KERNEL.args, _C_KERNEL.return_type
+    return compile_c_function(function, 7)
+
+
+def compile_c_function(function: Callable[..., None], count: int) -> Any:
+    """Compile a function of `count` int64 arguments for calls from compiled code."""
+    args, result = (types.int64,) * count, types.void
     options = {"nopython": True, "fastmath": FASTMATH}
     compiled = CFunc(function, (args, result), locals={}, options=options)
     cache = _cache_for(function)
@@ -217,9 +219,9 @@ def _show(compiled: Any) -> None:
     sys.stderr.write(f"; {compiled.__name__}\n{text}\n")
 
 
-def compile_driver(function: Callable[..., Any], signature: str, parallel: bool) -> Any:
-    """Compile a function that Python calls; `parallel` allows prange in it."""
-    dispatcher = njit(nogil=True, parallel=parallel, fastmath=FASTMATH)(function)
+def compile_driver(function: Callable[..., Any], signature: str) -> Any:
+    """Compile a function that Python calls."""
+    dispatcher = njit(nogil=True, fastmath=FASTMATH)(function)
     cache = _cache_for(function)
     if cache is not None:
         dispatcher._cache = cache

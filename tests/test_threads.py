@@ -82,13 +82,13 @@ def count_launches(monkeypatch):
     """Return a list that grows with every parallel launch."""
     from numbadw.cpu import launch
 
-    real, seen = launch.parallel_driver(), []
+    (real, share), seen = launch.parallel_driver(), []
 
     def driver(*arguments):
         seen.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(launch, "parallel_driver", lambda: driver)
+    monkeypatch.setattr(launch, "parallel_driver", lambda: (driver, share))
     # Runs bound before hold the real driver.
     functional._CALLS.clear()
     dispatch.bind_forward.cache_clear()
