@@ -48,7 +48,7 @@ def make_plan(request: Request) -> Plan:
     long = g.ow >= PLANE_VECTORS * lanes
     if planar and not near and long and r.channels < lanes:
         return plan_flat.make_plan(r, planes=r.channels)
-    if r.channels <= lanes // 2 or plan_flat.strip_phases(r) > 1:
+    if r.channels <= lanes // 2 or (near and plan_flat.strip_phases(r) > 1):
         return plan_flat.make_plan(r, planes=1)
     return plan_direct(r) if near else plan_packed(r)
 
