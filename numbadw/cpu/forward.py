@@ -3,12 +3,11 @@
 `forward_direct`: the tile reads and writes the caller's arrays in place.
 
     for image, row block, strip of columns, group of lane vectors:      # work items
-        for lane vector in the group:
-            tile(strip)                     # sweeps down the rows of the block
+        tile(strip)            # walks the rows of the block and the group's lanes
 
-A strip runs down the rows before the next channels are taken: its weights and the
-kernel's rows of inputs stay in registers and L1, and each input line is read once.
-(Channels innermost, the usual order, ran at half the speed on every layer tried.)
+Row blocks are short and groups small, so that the rows and lines that neighbouring
+outputs share are still in L1; each form of tile (tile.py) says in which order it takes
+rows and lane vectors, and why.
 
 `forward_packed`: the same strips over a block copied to dense scratch, for inputs or
 results whose channels are not neighbours.

@@ -23,7 +23,7 @@ BLOCK_TAPS = 9
 # Kernels wider than this take the tile whose kernel columns are a run-time loop, so
 # that one compiled tile serves them all and no emitted block grows past 1,000 taps.
 ROWS_COLUMNS = 20
-# Kernels with more taps than this sum each block of rows by itself: one float32
+# Kernels with more taps than this take a tile that sums in shorter chains: one float32
 # accumulator would drift past 4 eps sqrt(taps).
 CHAIN_TAPS = 1000
 
