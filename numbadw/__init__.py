@@ -5,6 +5,11 @@ import numbadw.cpu  # noqa: F401
 from numbadw.convert import kernel_from_torch, kernel_to_torch
 from numbadw.dispatch import BackendUnavailableError
 from numbadw.functional import depthwise_conv2d
+from numbadw.gradients import (
+    depthwise_conv2d_grad,
+    depthwise_conv2d_input_grad,
+    depthwise_conv2d_kernel_grad,
+)
 from numbadw.info import show_config, warmup
 from numbadw.layers import DepthwiseConv2D
 from numbadw.threads import get_num_threads, num_threads, set_num_threads
@@ -16,6 +21,9 @@ __all__ = [
     "DepthwiseConv2D",
     "__version__",
     "depthwise_conv2d",
+    "depthwise_conv2d_grad",
+    "depthwise_conv2d_input_grad",
+    "depthwise_conv2d_kernel_grad",
     "get_num_threads",
     "kernel_from_torch",
     "kernel_to_torch",

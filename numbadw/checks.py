@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, cast
 import numpy as np
 import numpy.typing as npt
 
-from numbadw.geometry import Padding
+from numbadw.geometry import Geometry, Padding
 
 Array = npt.NDArray[Any]
 
@@ -70,6 +70,16 @@ def padding(value: object) -> Padding:
     return (pt, pb), (pl, pr)
 
 
+def shape(value: object, name: str, axes: str, least: int) -> tuple[int, ...]:
+    """Read a shape of four sizes that are not below `least`; `axes` names them."""
+    expected = f"{name} must be {axes}, four ints >= {least}"
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{expected}, got {value!r} of type {_type_name(value)}")
+    if len(value) != 4:
+        raise ValueError(f"{expected}, got {value!r} of length {len(value)}")
+    return tuple(_integer(size, least, expected, value) for size in value)
+
+
 def data_format(value: object) -> bool:
     """Read the layout's name; True means channels first."""
     return _choice(value, "data_format", DATA_FORMATS) == "channels_first"
@@ -107,19 +117,15 @@ def input_array(value: object, name: str, ndim: int = 4) -> Array:
     return array if array.dtype.isnative else array.astype(native)
 
 
-def weight_array(value: object, name: str, ndim: int, dtype: npt.DTypeLike) -> Array:
-    """Read weights as a C-contiguous, aligned array of `dtype`, copied if need be."""
-    wanted = np.dtype(dtype)
-    array = _plain_array(value, name)
-    # NumPy casts bool to float safely; here a bool is somebody's mistake.
-    if array.dtype.kind not in "iuf" or not np.can_cast(array.dtype, wanted, "safe"):
-        raise TypeError(
-            f"{name} must be {wanted} as inputs, or a number type that casts to it "
-            f"safely, got {_describe(value)}"
-        )
-    if array.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} dimensions, got {_describe(value)}")
-    return np.require(array, wanted, ("C", "A"))
+def weight_array(
+    value: object, name: str, ndim: int, dtype: npt.DTypeLike, like: str = "inputs"
+) -> Array:
+    """Read weights as a C-contiguous, aligned array of `dtype`, copied if need be.
+
+    `like` names the argument that decides the dtype, for the message.
+    """
+    array = _castable_array(value, name, ndim, np.dtype(dtype), like)
+    return np.require(array, dtype, ("C", "A"))
 
 
 def bias_array(value: object, out_channels: int, dtype: npt.DTypeLike) -> Array | None:
@@ -132,6 +138,23 @@ def bias_array(value: object, out_channels: int, dtype: npt.DTypeLike) -> Array 
             f"bias must have shape (C*M,) = ({out_channels},), got {_describe(value)}"
         )
     return array
+
+
+def grad_array(value: object, geometry: Geometry, dtype: npt.DTypeLike) -> Array:
+    """Read a gradient at the output, of any strides and alignment.
+
+    Never a copy, except that another dtype or byte order comes back as native `dtype`.
+    """
+    g, wanted = geometry, np.dtype(dtype)
+    array = _castable_array(value, "grad", 4, wanted, "inputs")
+    if array.shape != g.output_shape:
+        raise ValueError(
+            f"grad must have the output's shape {g.output_shape}, got "
+            f"{_describe(value)}: inputs has shape {g.input_shape} and kernel has "
+            f"shape {g.kernel_shape}, with strides {(g.sh, g.sw)}, padding "
+            f"{((g.pt, g.pb), (g.pl, g.pr))} and dilation_rate {(g.dh, g.dw)}"
+        )
+    return array.astype(wanted, copy=False)
 
 
 def out_array(
@@ -182,6 +205,22 @@ def out_array(
                 f"out must not overlap {name}: out is an {_describe(out)}, "
                 f"{name} an {_describe(other)}, and they share memory"
             )
+    return array
+
+
+def _castable_array(
+    value: object, name: str, ndim: int, wanted: np.dtype[Any], like: str
+) -> Array:
+    """Give a plain array of so many dimensions that casts to `wanted` safely."""
+    array = _plain_array(value, name)
+    # NumPy casts bool to float safely; here a bool is somebody's mistake.
+    if array.dtype.kind not in "iuf" or not np.can_cast(array.dtype, wanted, "safe"):
+        raise TypeError(
+            f"{name} must be {wanted} as {like}, or a number type that casts to it "
+            f"safely, got {_describe(value)}"
+        )
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimensions, got {_describe(value)}")
     return array
 
 

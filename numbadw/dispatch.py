@@ -1,7 +1,8 @@
 """Which backend runs a call, and the plans bound so far.
 
-A backend is one function, `bind_forward`, that turns a geometry, a dtype and strides
-into a *run*: `run(inputs, kernel, bias, out, check) -> status`.  Backends are imported
+A backend is two functions that turn a geometry, a dtype and strides into a *run*:
+`bind_forward` into `run(inputs, kernel, bias, out, check) -> status`, `bind_gradients`
+into `run(inputs, kernel, bias, grad, x_grad, w_grad, b_grad)`.  Backends are imported
 when first asked for; an explicit choice never falls back to another.
 """
 
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 from numba import config
 
+from numbadw import checks
 from numbadw.geometry import Geometry
 
 Run = Callable[[Any, Any, Any, Any, int], int]
+GradientRun = Callable[[Any, Any, Any, Any, Any, Any, Any], None]
 
 # What a run reports.
 DONE, OVERLAPS, READ_ONLY, UNKNOWN = 0, 1, 2, 3
@@ -38,6 +41,14 @@ def require_cuda() -> None:
     raise BackendUnavailableError(msg)
 
 
+def choose_backend(backend: object, array: object) -> str:
+    """Give the backend (`cpu` or `reference`) of a call that this array leads."""
+    name = checks.backend(backend)
+    if name == "cuda" or (name == "auto" and checks.is_device_array(array)):
+        require_cuda()
+    return "cpu" if name == "auto" else name
+
+
 @functools.lru_cache(maxsize=4096)
 def bind_forward(
     backend: str,
@@ -55,6 +66,43 @@ def bind_forward(
     from numbadw.cpu import bind_forward as bind
 
     return bind(geometry, dtype, x_strides, o_strides, activation, parameter)
+
+
+@functools.lru_cache(maxsize=4096)
+def bind_gradients(
+    backend: str,
+    geometry: Geometry,
+    dtype: np.dtype[Any],
+    x_strides: tuple[int, ...] | None,
+    g_strides: tuple[int, ...],
+    x_grad_strides: tuple[int, ...] | None,
+    activation: str,
+    parameter: float,
+    wanted: str,
+) -> GradientRun:
+    """Return the run of one backward problem on a backend (`cpu` or `reference`).
+
+    `wanted` is "input" (writes x_grad), "kernel" (w_grad, and b_grad unless it is
+    None) or "both" (all three).  `x_strides` is None where the run reads no inputs,
+    `x_grad_strides` where it writes no gradient at them.  The run takes inputs, grad
+    and x_grad of any strides and alignment in native byte order, all others
+    C-contiguous and aligned; it checks nothing.
+    """
+    # Without a pixel there is nothing to be fast at, and no kernel has to bear it.
+    if backend == "reference" or config.DISABLE_JIT or 0 in geometry.input_shape:
+        return _bind_reference_gradients(geometry, activation, parameter)
+    from numbadw.cpu import bind_gradients as bind
+
+    return bind(
+        geometry,
+        dtype,
+        x_strides,
+        g_strides,
+        x_grad_strides,
+        activation,
+        parameter,
+        wanted,
+    )
 
 
 def _bind_reference(
@@ -80,5 +128,20 @@ def _bind_reference(
             return OVERLAPS
         reference.forward(x, w, b, activation, parameter, geometry, out)
         return DONE
+
+    return run
+
+
+def _bind_reference_gradients(
+    geometry: Geometry, activation: str, parameter: float
+) -> GradientRun:
+    from numbadw import reference
+
+    def run(
+        x: Any, w: Any, b: Any, g: Any, x_grad: Any, w_grad: Any, b_grad: Any
+    ) -> None:
+        reference.gradients(
+            x, w, b, g, activation, parameter, geometry, x_grad, w_grad, b_grad
+        )
 
     return run

@@ -22,7 +22,7 @@ from numbadw.dispatch import (
     READ_ONLY,
     Run,
     bind_forward,
-    require_cuda,
+    choose_backend,
 )
 from numbadw.geometry import Geometry, make_geometry
 from numbadw.memory import SMALL_BYTES, aligned_empty
@@ -304,10 +304,7 @@ def _check(
     backend: Any,
 ) -> Checked:
     """Turn the user's arguments into a bound run and the arrays it takes."""
-    target = checks.backend(backend)
-    if target == "cuda" or (target == "auto" and checks.is_device_array(inputs)):
-        require_cuda()
-    target = "cpu" if target == "auto" else target
+    target = choose_backend(backend, inputs)
     channels_first = checks.data_format(data_format)
     pairs = checks.pair(strides, "strides"), checks.pair(dilation_rate, "dilation_rate")
     pads = checks.padding(padding)

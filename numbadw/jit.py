@@ -188,13 +188,13 @@ def _cache_for(function: Callable[..., Any]) -> Any:
 
 
 def compile_kernel(function: Callable[..., None], label: str) -> Any:
-    """Compile `function(x, w, b, o, plan, first, last)` and return the C function.
+    """Compile `function(x, w, b, o, g, plan, first, last)` and return the C function.
 
-    All seven arguments are int64: four addresses, the address of the plan's integers
+    All eight arguments are int64: five addresses, the address of the plan's integers
     and the range of work items.  `label` names the symbol and the cache file.
     """
     function.__qualname__ = function.__name__ = label
-    return compile_c_function(function, 7)
+    return compile_c_function(function, 8)
 
 
 def compile_c_function(function: Callable[..., None], count: int) -> Any:

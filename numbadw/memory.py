@@ -29,6 +29,18 @@ def aligned_empty(
     if size < small:
         return np.empty(shape, dtype)
     buffer = np.empty(size + LINE + offset, np.uint8)
-    address = _pointer_at(id(buffer) + _DATA).value or 0
-    array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer, -address % LINE + offset)
+    start = -address(buffer) % LINE + offset
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer, start)
     return array
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    """Return the address of an array's first element (`array.ctypes` takes 0.7 us)."""
+    return _pointer_at(id(array) + _DATA).value or 0
+
+
+def aligned_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a C-ordered copy whose data starts on a cache line."""
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy

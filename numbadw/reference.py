@@ -5,10 +5,16 @@ Loops over kernel taps only; each tap adds the shifted image where it covers pix
     for i, j in taps:
         acc[:, rows, columns] += inputs[:, rows * sh + i * dh - pt, ...] * kernel[i, j]
 
+The gradients walk the same pairs of outputs and pixels the other way round:
+
+        x_grad[:, rows * sh + i * dh - pt, ...] += grad[:, rows, columns] * kernel[i, j]
+        w_grad[i, j] = sum of grad[:, rows, columns] * inputs[:, rows * sh + ...]
+
 Padding is left out by slicing, never multiplied, so that an infinite tap over padding
-adds nothing and non-finite pixels reach only the outputs whose window holds them.
+adds nothing and non-finite values reach only what they are really paired with.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +24,7 @@ from numbadw import activations
 from numbadw.geometry import Geometry
 
 Array = npt.NDArray[Any]
+Slices = tuple[slice, slice, slice]
 
 
 def forward(
@@ -35,22 +42,87 @@ def forward(
     `geometry` states; `activation` and `parameter` as `activations.resolve` returns
     them. The sums, bias and activation are float64; `out` is touched once, at the end.
     """
+    with np.errstate(all="ignore"):
+        result = _convolve(inputs, kernel, bias, geometry)
+        result = activations.apply(result, activation, parameter)
+        _channels_last(out, geometry)[...] = result
+
+
+def gradients(
+    inputs: Array | None,
+    kernel: Array | None,
+    bias: Array | None,
+    grad: Array,
+    activation: str,
+    parameter: float,
+    geometry: Geometry,
+    x_grad: Array | None,
+    w_grad: Array | None,
+    b_grad: Array | None,
+) -> None:
+    """Write the gradients of `sum(grad * forward(...))` into those that are given.
+
+    Contract: as `forward`. `inputs` and `kernel` may be None where nothing wanted
+    depends on them: an activation needs both and the bias, `x_grad` the kernel,
+    `w_grad` the inputs. All sums are float64; every result is touched once, at the end.
+    """
     g = geometry
-    images = inputs.transpose(0, 2, 3, 1) if g.channels_first else inputs
+    with np.errstate(all="ignore"):
+        inner = _channels_last(grad, g).astype(np.float64)
+        if activation != "linear":
+            before = _convolve(inputs, kernel, bias, g)
+            inner *= activations.apply_derivative(before, activation, parameter)
+        if b_grad is not None:
+            b_grad[...] = inner.sum((0, 1, 2))
+        inner = inner.reshape(g.n, g.oh, g.ow, g.c, g.m)
+        if x_grad is not None and kernel is not None:
+            _channels_last(x_grad, g)[...] = _scatter(inner, kernel, g)
+        if w_grad is not None and inputs is not None:
+            w_grad[...] = _correlate(inner, inputs, g)
+
+
+def _convolve(inputs: Any, kernel: Any, bias: Array | None, g: Geometry) -> Array:
+    """Give the float64 result before the activation, channels last."""
+    images = _channels_last(inputs, g)
     taps = kernel.astype(np.float64)
     acc = np.zeros((g.n, g.oh, g.ow, g.c, g.m))
-    with np.errstate(all="ignore"):
-        for i in range(g.kh):
-            rows, input_rows = _covered(g.oh, g.h, g.sh, i * g.dh - g.pt)
-            for j in range(g.kw):
-                columns, input_columns = _covered(g.ow, g.w, g.sw, j * g.dw - g.pl)
-                pixels = images[:, input_rows, input_columns, :, None]
-                acc[:, rows, columns] += pixels * taps[i, j]
-        result = acc.reshape(g.n, g.oh, g.ow, g.out_channels)
-        if bias is not None:
-            result += bias
-        result = activations.apply(result, activation, parameter)
-        out[...] = result.transpose(0, 3, 1, 2) if g.channels_first else result
+    for i, j, outputs, pixels in _windows(g):
+        acc[outputs] += images[pixels][..., None] * taps[i, j]
+    result = acc.reshape(g.n, g.oh, g.ow, g.out_channels)
+    return result if bias is None else result + bias
+
+
+def _scatter(inner: Array, kernel: Array, g: Geometry) -> Array:
+    """Give the float64 gradient at the inputs, channels last."""
+    taps = kernel.astype(np.float64)
+    acc = np.zeros((g.n, g.h, g.w, g.c))
+    for i, j, outputs, pixels in _windows(g):
+        acc[pixels] += (inner[outputs] * taps[i, j]).sum(-1)
+    return acc
+
+
+def _correlate(inner: Array, inputs: Array, g: Geometry) -> Array:
+    """Give the float64 gradient at the kernel."""
+    images = _channels_last(inputs, g)
+    acc = np.zeros(g.kernel_shape)
+    for i, j, outputs, pixels in _windows(g):
+        acc[i, j] = np.einsum("nhwc,nhwcm->cm", images[pixels], inner[outputs])
+    return acc
+
+
+def _channels_last(array: Array, g: Geometry) -> Array:
+    """View images as (n, h, w, c)."""
+    return array.transpose(0, 2, 3, 1) if g.channels_first else array
+
+
+def _windows(g: Geometry) -> Iterator[tuple[int, int, Slices, Slices]]:
+    """Yield each tap (i, j) with the outputs it adds to and the pixels it reads."""
+    every = slice(None)
+    for i in range(g.kh):
+        rows, input_rows = _covered(g.oh, g.h, g.sh, i * g.dh - g.pt)
+        for j in range(g.kw):
+            columns, input_columns = _covered(g.ow, g.w, g.sw, j * g.dw - g.pl)
+            yield i, j, (every, rows, columns), (every, input_rows, input_columns)
 
 
 def _covered(steps: int, size: int, stride: int, shift: int) -> tuple[slice, slice]:

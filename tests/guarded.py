@@ -21,7 +21,7 @@ from cases import FORMS, Case, assert_close, lanes, widths
 
 import numbadw as ndw
 from numbadw import jit
-from numbadw.cpu import forward
+from numbadw.cpu import kernels
 
 PROT_NONE = 0
 PAGE = mmap.PAGESIZE
@@ -123,10 +123,10 @@ def views(rng):
 
 def used():
     """Return what the code compiled here uses."""
-    code = "".join(c._library.get_asm_str() for c in forward._COMPILED)
+    code = "".join(c._library.get_asm_str() for c in kernels.COMPILED)
     words = ("zmm", "ymm", "xmm", "vfmadd", "mulps")
     found = {word: len(re.findall(rf"\b{word}", code)) for word in words}
-    return found | {"target": jit.target(), "kernels": len(forward._COMPILED)}
+    return found | {"target": jit.target(), "kernels": len(kernels.COMPILED)}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from cases import Case, check, environment, lanes
 
 import numbadw as ndw
 from numbadw import jit
-from numbadw.cpu import forward, launch
+from numbadw.cpu import kernels, launch
 
 # One small kernel: what a second process must find in the cache.
 CHILD = """
@@ -20,8 +20,8 @@ import json
 from numba.core import event
 import numbadw
 from numbadw import jit
-from numbadw.cpu import forward, launch
-loaded_nothing = len(forward._COMPILED)
+from numbadw.cpu import kernels, launch
+loaded_nothing = len(kernels.COMPILED)
 import numpy as np
 with event.install_recorder("numba:run_pass") as passes:
     x = np.ones((1, 6, 8, 19), "f4")
@@ -30,7 +30,7 @@ assert np.array_equal(y, x)
 print(json.dumps({
     "folder": str(jit.cache_folder()),
     "passes": len(passes.buffer),
-    "hits": [kernel.cache_hits for kernel in forward._COMPILED],
+    "hits": [kernel.cache_hits for kernel in kernels.COMPILED],
     "driver_hits": sum(launch.serial_driver().stats.cache_hits.values()),
     "at_import": loaded_nothing,
 }))
@@ -178,7 +178,7 @@ def test_new_sizes_and_paddings_compile_nothing(c, first, rng, monkeypatch):
     check(base, rng)
     check(base._replace(w=6 * lanes()), rng)
     launch.parallel_driver()  # one for all, made when the first large problem comes
-    count = len(forward._COMPILED)
+    count = len(kernels.COMPILED)
     assert count
     monkeypatch.setattr(jit, "compile_kernel", None)
     monkeypatch.setattr(jit, "compile_driver", None)
@@ -192,14 +192,14 @@ def test_new_sizes_and_paddings_compile_nothing(c, first, rng, monkeypatch):
     more = lanes() if c > 3 else 1
     for channels in (c + 1, c + more, c + 40 * more if c > 3 else 2):
         check(base._replace(c=channels), rng)
-    assert len(forward._COMPILED) == count
+    assert len(kernels.COMPILED) == count
 
 
 def test_one_kernel_serves_every_run_of_its_shape():
     plan = Case(6, 9, 2 * lanes()).plan()
-    address = forward.kernel_address(plan.feed, plan.tiles)
+    address = kernels.kernel_address(plan.feed, plan.tiles)
     again = Case(60, 33, 9 * lanes() + 5, padding=7).plan()
-    assert forward.kernel_address(again.feed, again.tiles) == address
+    assert kernels.kernel_address(again.feed, again.tiles) == address
     assert launch.serial_driver() is launch.serial_driver()
     assert isinstance(address, int)
     assert np.iinfo(np.int64).max > address > 0

@@ -11,7 +11,7 @@ from cases import Case, lanes
 from test_guard_pages import finish, start
 
 from numbadw import jit
-from numbadw.cpu import forward
+from numbadw.cpu import kernels
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 pytestmark = pytest.mark.skipif(not X86, reason="reads x86 assembly")
@@ -39,7 +39,7 @@ def kernel_code(name, number):
     tile = plan.tiles[number]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jit, "_cache_for", lambda function: None)
-        build = forward.FEEDS[plan.feed]
+        build = kernels.BUILDERS[plan.feed]
         compiled = jit.compile_kernel(build([tile] * 4), f"asm_{tile.label}")
     functions = split_functions(compiled._library.get_asm_str())
     return tile, max(functions, key=lambda lines: sum(map(is_multiply, lines)))

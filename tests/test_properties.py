@@ -2,6 +2,7 @@
 
 import numpy as np
 from cases import Case, assert_close, fits, lanes
+from gradient_cases import assert_gradients_close, check_gradients, draw
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,14 @@ COMPILED = [
     ((13, 30), 1, 1, "float32"),
     ((3, 3), 1, 1, "float64"),
 ]
+# What the kernels of the gradients depend on.
+BACKWARD = [
+    *COMPILED,
+    ((5, 5), 2, 1, "float32"),
+    ((7, 7), 1, 1, "float32"),
+    ((2, 4), 3, 3, "float32"),
+    ((3, 3), 2, 2, "float64"),
+]
 pads = st.tuples(st.integers(0, 6), st.integers(0, 6))
 paddings = st.one_of(
     st.sampled_from(["same", "valid"]), st.integers(0, 4), pads, st.tuples(pads, pads)
@@ -28,9 +37,9 @@ channels = st.one_of(st.integers(1, 2 * lanes() + 2), st.just(5 * lanes() + 3))
 
 
 @st.composite
-def cases(draw):
+def cases(draw, compiled=COMPILED):
     """Draw a case whose kernel is in the set."""
-    kernel, stride, m, dtype = draw(st.sampled_from(COMPILED))
+    kernel, stride, m, dtype = draw(st.sampled_from(compiled))
     d = draw(st.sampled_from([1, 1, 2, 3] if stride == 1 else [1, 1, 3, 2]))
     case = Case(
         draw(sizes),
@@ -108,3 +117,39 @@ def test_one_bad_pixel_reaches_its_windows_only(case, data):
     )
     np.testing.assert_array_equal(~np.isfinite(result), hit != 0)
     np.testing.assert_array_equal(result[hit == 0], clean[hit == 0])
+
+
+@settings(rules, max_examples=200)
+@given(cases(BACKWARD), st.integers(0, 2**32 - 1))
+@example(Case(1, 1, 1), 0)
+def test_gradients(case, seed):
+    check_gradients(case, np.random.default_rng(seed))
+
+
+@settings(rules, max_examples=100)
+@given(cases(BACKWARD), st.data())
+def test_gradients_of_views(case, data):
+    x, k, _, g = draw(case, np.random.default_rng(case.h))
+    out = strided(data.draw, np.zeros_like(x))
+    inputs, grad = strided(data.draw, x), strided(data.draw, g)
+    x_grad = ndw.depthwise_conv2d_input_grad(grad, k, x.shape, out=out, **case.options)
+    assert x_grad is out
+    w_grad = ndw.depthwise_conv2d_kernel_grad(inputs, grad, k.shape, **case.options)
+    assert_gradients_close((x_grad, w_grad, None), x, k, g, **case.options)
+    both = ndw.depthwise_conv2d_grad(inputs, k, grad, **case.options)
+    assert_gradients_close(both, x, k, g, **case.options)
+
+
+@settings(rules, max_examples=50)
+@given(cases(BACKWARD), st.data())
+def test_one_bad_value_reaches_only_what_it_meets(case, data):
+    arrays = x, k, _, g = draw(case, np.random.default_rng(case.w))
+    clean = ndw.depthwise_conv2d_grad(x, k, g, **case.options)
+    target = arrays[data.draw(st.sampled_from([0, 3]))]
+    at = tuple(data.draw(st.integers(0, size - 1)) for size in target.shape)
+    target[at] = data.draw(st.sampled_from([np.nan, np.inf]))
+    results = ndw.depthwise_conv2d_grad(x, k, g, **case.options)
+    assert_gradients_close(results, x, k, g, **case.options)
+    for result, before in zip(results, clean, strict=True):
+        finite = np.isfinite(result)
+        np.testing.assert_array_equal(result[finite], before[finite])

@@ -18,6 +18,16 @@ def run(x, k, bias=None, act=("linear", 0.0), strides=ONES, pads="valid", dil=ON
     return out
 
 
+def back(x, k, grad, bias=None, act=("linear", 0.0), strides=ONES, pads="valid"):
+    g = make_geometry(x.shape, k.shape, strides, pads, ONES, False)
+    results = tuple(
+        np.full(shape, np.nan, x.dtype)
+        for shape in (x.shape, k.shape, (g.out_channels,))
+    )
+    reference.gradients(x, k, bias, grad, *act, g, *results)
+    return results
+
+
 def image(rows):
     return np.array(rows, np.float64)[None, :, :, None]
 
@@ -186,3 +196,93 @@ def test_every_geometry_against_the_five_loops(seed):
         pixel = padded[:, r * sh + i * dh, s * sw + j * dw, :]
         expected[:, r, s, q::m] += pixel * k[i, j, :, q]
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-13)
+
+
+def taps_of(w_grad):
+    return w_grad[:, :, 0, 0].tolist()
+
+
+def test_gradients_by_hand():
+    # Each output sends its gradient times the taps to the pixels of its window, and
+    # times those pixels to the taps: 1*1 + 10*2 + 100*4 + 1000*5 = 5421, and so on.
+    grad = image([[1, 10], [100, 1000]])
+    x_grad, w_grad, b_grad = back(SQUARE, TAPS, grad)
+    assert plane(x_grad) == [[1, 12, 20], [103, 1234, 2040], [300, 3400, 4000]]
+    assert taps_of(w_grad) == [[5421, 6532], [8754, 9865]]
+    assert b_grad.tolist() == [1111]
+
+
+def test_gradients_with_stride_and_padding_by_hand():
+    # Windows at rows and columns -1 and 1: one pixel, two, two and four of them.
+    grad = image([[1, 10], [100, 1000]])
+    pads = ((1, 0), (1, 0))
+    x_grad, w_grad, b_grad = back(SQUARE, TAPS, grad, strides=(2, 2), pads=pads)
+    assert plane(x_grad) == [[4, 30, 40], [200, 1000, 2000], [400, 3000, 4000]]
+    assert taps_of(w_grad) == [[5000, 6400], [8020, 9731]]
+    assert b_grad.tolist() == [1111]
+
+
+def test_pixels_that_no_window_reads_have_no_gradient():
+    grad = image([[1.0]])
+    x_grad, w_grad, _ = back(SQUARE, TAPS, grad, strides=(2, 2))
+    assert plane(x_grad) == [[1, 2, 0], [3, 4, 0], [0, 0, 0]]
+    assert taps_of(w_grad) == [[1, 2], [4, 5]]
+
+
+def test_gradients_of_a_multiplier_add_up_by_hand():
+    x = np.array([2.0, 3.0]).reshape(1, 1, 1, 2)
+    k = np.array([[1.0, 10.0], [100.0, 1000.0]]).reshape(1, 1, 2, 2)
+    grad = np.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
+    x_grad, w_grad, b_grad = back(x, k, grad)
+    assert x_grad.ravel().tolist() == [21, 4300]
+    assert w_grad.ravel().tolist() == [2, 4, 9, 12]
+    assert b_grad.tolist() == [1, 2, 3, 4]
+
+
+def test_gradients_through_an_activation_by_hand():
+    # Before the activation: -5 + 2, 1 + 2 and, at the kink, -2 + 2.
+    x = np.array([-5.0, 1.0, -2.0]).reshape(1, 1, 3, 1)
+    k, bias = np.ones((1, 1, 1, 1)), np.array([2.0])
+    grad = np.array([10.0, 100.0, 1000.0]).reshape(x.shape)
+    x_grad, w_grad, b_grad = back(x, k, grad, bias, ("relu", 0.0))
+    assert x_grad.ravel().tolist() == [0, 100, 0]
+    assert (w_grad.item(), b_grad.item()) == (100, 100)
+    x_grad, w_grad, b_grad = back(x, k, grad, bias, ("leaky_relu", 0.5))
+    assert x_grad.ravel().tolist() == [5, 100, 500]
+    assert (w_grad.item(), b_grad.item()) == (-25 + 100 - 1000, 605)
+
+
+def test_gradient_sums_are_float64_and_rounded_once():
+    x = np.array([1e8, 1.0, -1e8], np.float32).reshape(1, 1, 3, 1)
+    ones = np.ones_like(x)
+    _, w_grad, b_grad = back(x, np.ones((1, 1, 1, 1), np.float32), ones)
+    assert (w_grad.item(), b_grad.item()) == (1, 3)
+    x_grad, _, _ = back(ones, x.reshape(1, 3, 1, 1), ones, pads="same")
+    assert x_grad[0, 0, 1, 0] == 1
+    assert back(ones, np.ones((1, 1, 1, 1), np.float32), x)[2].item() == 1
+
+
+def test_gradients_that_are_not_wanted_need_nothing():
+    grad = image([[1, 10], [100, 1000]])
+    right = back(SQUARE, TAPS, grad)
+    g = make_geometry(SQUARE.shape, TAPS.shape, ONES, "valid", ONES, False)
+    x_grad, w_grad = np.empty_like(SQUARE), np.empty_like(TAPS)
+    act = "linear", 0.0
+    reference.gradients(None, TAPS, None, grad, *act, g, x_grad, None, None)
+    reference.gradients(SQUARE, None, None, grad, *act, g, None, w_grad, None)
+    np.testing.assert_array_equal(x_grad, right[0])
+    np.testing.assert_array_equal(w_grad, right[1])
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1), (3, 2)])
+def test_non_finite_gradients_reach_exactly_what_they_meet(strides):
+    options = {"strides": strides, "pads": ((2, 1), (1, 2))}
+    x, k = np.ones((1, 5, 6, 1)), np.ones((3, 2, 1, 1))
+    shape = run(x, k, **options).shape
+    for at in np.ndindex(shape):
+        grad = np.zeros(shape)
+        grad[at] = 1
+        expected = [result != 0 for result in back(x, k, grad, **options)]
+        grad[at] = np.nan
+        for result, hit in zip(back(x, k, grad, **options), expected, strict=True):
+            np.testing.assert_array_equal(np.isnan(result), hit)

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from numbadw.cpu.forward import kernel_address
+from numbadw.cpu.backward import bind_gradients
+from numbadw.cpu.kernels import kernel_address
 from numbadw.cpu.launch import bind
 from numbadw.cpu.plan_forward import make_plan
 from numbadw.cpu.request import Request
 from numbadw.dispatch import Run
 from numbadw.geometry import Geometry
 
-__all__ = ["bind_forward"]
+__all__ = ["bind_forward", "bind_gradients"]
 
 
 def bind_forward(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from numbadw.cpu.label import Tile
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
 from numbadw.cpu.vecmath import emit_activation
+
+Mask = Callable[[int], Any]
 
 
 class Finish:
@@ -19,22 +24,25 @@ class Finish:
         self.bias = arguments["b"]
         self.stream = arguments["stream"]
         self.parameter = arguments["parameter"]
+        self.begin = arguments["begin"] if tile.transposed else None
 
     def row(
         self,
         accs: list[Cell],
         address: Int,
         step: Int,
-        mask: Callable[[int], Any],
+        mask: Mask,
         columns: Int | None = None,
         bias_mask: Any = None,
         whole: Any = None,
         streams: bool = True,
         biases: int = 1,
+        grad: Int | None = None,
     ) -> None:
         """Finish vectors `step` bytes apart; `columns` limits a guarded tile's.
 
-        `biases` is the number of bias vectors that the outputs take in turn.
+        `biases` is the number of bias vectors that the outputs take in turn.  `grad` is
+        where a tile that ends in a derivative finds what to multiply it with.
         """
         simd = self.simd
         size = simd.lanes * simd.itemsize
@@ -51,31 +59,100 @@ class Finish:
             for acc in accs
         ]
 
-        def store(word: Callable[[Vec, Int, int], None]) -> None:
+        def each(word: Callable[[Vec, Int, int], None]) -> None:
             for t, value in enumerate(values):
-                if self.tile.guarded and columns is not None and t:
-                    with simd.when(columns.compare(">", t)):
-                        word(value, address + t * step, t)
-                else:
+                with self._guard(t, columns):
                     word(value, address + t * step, t)
 
-        if not streams:
-            self._plain(store, mask, whole)
-            return
-        with simd.builder.if_else(self.stream.compare("!=", 0)) as (streamed, plain):
-            with streamed:
-                store(lambda value, at, t: simd.stream(value, at))
-            with plain:
-                self._plain(store, mask, whole)
+        def plain(mask: Mask) -> None:
+            def store(value: Vec, at: Int, t: int) -> None:
+                if grad is not None and self.tile.derives:
+                    value = value * simd.load(grad + t * step, mask(t))
+                simd.store(value, at, mask(t))
 
-    def _plain(self, store: Any, mask: Callable[[int], Any], whole: Any) -> None:
-        """Store whole vectors without a mask: masked ones that straddle are slow."""
-        simd = self.simd
-        if whole is None:
-            store(lambda value, at, t: simd.store(value, at, mask(t)))
+            each(store)
+
+        if not streams or self.tile.derives:
+            self._choose(plain, mask, whole)
             return
-        with simd.builder.if_else(whole) as (full, tail):
+        with simd.builder.if_else(self.stream.compare("!=", 0)) as (streamed, cached):
+            with streamed:
+                each(lambda value, at, t: simd.stream(value, at))
+            with cached:
+                self._choose(plain, mask, whole)
+
+    def folded(
+        self,
+        accs: list[Cell],
+        address: Int,
+        step: Int,
+        count: Int,
+        adds: Int,
+        columns: Int,
+    ) -> None:
+        """Store the sums of neighbouring lanes, `tile.fold` at a time (0: of all).
+
+        `count` lanes are in use; where `adds` is not 0 the sums are added to what the
+        result holds.
+        """
+        fold, lanes = self.tile.fold, self.tile.lanes
+        builder, dtype = self.simd.builder, self.tile.dtype
+        if fold == 0:
+            width = used = 1
+            whole = None
+            mask = None
+        else:
+            used = lanes // fold
+            width = used if lanes % fold == 0 else lanes
+        out = Simd(builder, dtype, width)
+        if fold:
+            groups = out.integer(builder.udiv(count.value, out.integer(fold).value))
+            whole = groups.compare("==", width)
+            mask = out.mask(groups)
+        for t, acc in enumerate(accs):
+            value = self._fold(acc.get(builder), out, used)
+            at = address + t * step
+            with self._guard(t, columns):
+                if fold:
+                    with builder.if_else(whole) as (full, tail):
+                        with full:
+                            out.store(value, at)
+                        with tail:
+                            out.store(value, at, mask)
+                else:
+                    total = out.variable(value)
+                    with out.when(adds.compare("!=", 0)):
+                        total.set(out.load(at) + value)
+                    out.store(total.get(builder), at)
+
+    def _fold(self, value: Vec, out: Simd, used: int) -> Vec:
+        """Sum groups of neighbouring lanes, lowest lane first."""
+        fold = self.tile.fold or self.tile.lanes
+        parts = []
+        for q in range(fold):
+            pattern = [min(i, used - 1) * fold + q for i in range(out.lanes)]
+            shuffled = self.simd.shuffle(value, value, pattern).value
+            parts.append(Vec(out, shuffled))
+        return functools.reduce(operator.add, parts)
+
+    @contextmanager
+    def _guard(self, t: int, columns: Int | None) -> Iterator[None]:
+        """Emit the body behind the guard of output column `t`, if it has one."""
+        begin = self.begin
+        if not self.tile.guarded or columns is None or (begin is None and t == 0):
+            yield
+            return
+        low = self.simd.integer(0) if begin is None else begin
+        with self.simd.when(self.simd.integer(t).within(low, columns)):
+            yield
+
+    def _choose(self, store: Callable[[Mask], None], mask: Mask, whole: Any) -> None:
+        """Store whole vectors without a mask: masked ones that straddle are slow."""
+        if whole is None:
+            store(mask)
+            return
+        with self.simd.builder.if_else(whole) as (full, tail):
             with full:
-                store(lambda value, at, t: simd.store(value, at))
+                store(lambda t: None)
             with tail:
-                store(lambda value, at, t: simd.store(value, at, mask(t)))
+                store(mask)

@@ -24,9 +24,7 @@ channels-first image at a time.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -47,7 +45,7 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
     inner, guard, narrow_inner, narrow_guard = (tile.label for tile in tiles)
 
     def forward_direct(
-        x: int, w: int, b: int, o: int, plan: int, first: int, last: int
+        x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
     ) -> None:
         groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
         rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
@@ -59,8 +57,8 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
             n = rest // strips // rows
             x_at = x + n * get(plan, "plan.x_n")
             x_at += get(block, "rows.x") + get(here, "strip.x")
-            o_at = o + n * get(plan, "plan.o_n")
-            o_at += get(block, "rows.o") + get(here, "strip.o")
+            skip = n * get(plan, "plan.o_n") + get(block, "rows.o")
+            skip += get(here, "strip.o")
             kind = get(here, "strip.kind")
             start = (item % groups) * group
             stop = min(start + group, lanes)
@@ -70,25 +68,29 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
                 prefetch(line)
             fields = (
                 x_at,
-                w,
+                w + get(block, "rows.w") + get(here, "strip.w"),
                 b,
-                o_at,
+                o + skip,
                 get(plan, "plan.x_row"),
                 get(plan, "plan.x_pix"),
-                get(plan, "plan.w_tap"),
+                get(plan, "plan.w_row"),
+                get(plan, "plan.w_col"),
                 get(plan, "plan.o_row"),
                 get(plan, "plan.o_pix"),
+                g + skip,
                 get(block, "rows.low"),
                 get(block, "rows.high"),
                 get(block, "rows.first"),
                 get(block, "rows.last"),
+                get(block, "rows.top"),
                 get(here, "strip.low"),
                 get(here, "strip.high"),
+                get(here, "strip.begin"),
                 get(here, "strip.columns"),
                 entry(plan, "plan.lanes_at", "lane", start),
                 entry(plan, "plan.lanes_at", "lane", stop),
-                get(plan, "plan.kh"),
-                get(plan, "plan.kw"),
+                get(block, "rows.kh"),
+                get(here, "strip.kw"),
                 get(plan, "plan.sh"),
                 get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0,
                 plan + PARAMETER,
@@ -113,7 +115,7 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
     pitch = width * itemsize
 
     def forward_packed(
-        x: int, w: int, b: int, o: int, plan: int, first: int, last: int
+        x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
     ) -> None:
         rows, lanes = get(plan, "plan.rows"), get(plan, "plan.lanes")
         strips, multiplier = get(plan, "plan.strips"), get(plan, "plan.m")
@@ -132,7 +134,7 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
             stride = get(plan, "plan.sh")
             low = max(get(block, "rows.low"), begin * stride)
             high = min(
-                get(block, "rows.high"), (end - 1) * stride + get(plan, "plan.kh")
+                get(block, "rows.high"), (end - 1) * stride + get(block, "rows.kh")
             )
             x_at = x + n * get(plan, "plan.x_n") + get(block, "rows.x")
             x_at += x_skip + low * get(plan, "plan.x_h")
@@ -151,25 +153,29 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
                 kind = get(here, "strip.kind")
                 fields = (
                     x_block - low * columns * pitch + get(here, "strip.x") - x_skip,
-                    w,
+                    w + get(block, "rows.w") + get(here, "strip.w"),
                     b,
                     o_block - begin * o_columns * pitch + get(here, "strip.o") - skip,
                     columns * pitch,
                     get(plan, "plan.x_pix"),
-                    get(plan, "plan.w_tap"),
+                    get(plan, "plan.w_row"),
+                    get(plan, "plan.w_col"),
                     o_columns * pitch,
                     get(plan, "plan.o_pix"),
+                    0,
                     low,
                     max(low, high),
                     begin,
                     end,
+                    begin,
                     get(here, "strip.low"),
                     get(here, "strip.high"),
+                    0,
                     get(here, "strip.columns"),
                     lane,
                     entry(plan, "plan.lanes_at", "lane", item % lanes + 1),
-                    get(plan, "plan.kh"),
-                    get(plan, "plan.kw"),
+                    get(block, "rows.kh"),
+                    get(here, "strip.kw"),
                     stride,
                     0,
                     plan + PARAMETER,
@@ -200,18 +206,19 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
 
 
 @jit.helper
-def _prepare(w, b, plan, plane, target, dtype, width, itemsize):  # type: ignore[no-untyped-def]
+def _prepare(w, b, plan, taps, plane, target, dtype, width, itemsize):  # type: ignore[no-untyped-def]
     """Repeat each tap's weights (and the bias) over the lanes; return the bias's place.
 
     Lane i takes output channel `plane + i % period`; unused lanes are never stored.
     """
-    kh, kw = get(plan, "plan.kh"), get(plan, "plan.kw")
+    kh, kw = taps
     taps, period = kh * kw, get(plan, "plan.period")
     lanes = width * get(plan, "plan.vectors")
     for k in range(taps + 1):
         source = b
         if k < taps:
-            source = w + (k % kh * kw + k // kh) * get(plan, "plan.w_tap")
+            source = w + k % kh * get(plan, "plan.w_row")
+            source += k // kh * get(plan, "plan.w_col")
         if source:
             c = 0
             for lane in range(lanes):
@@ -233,13 +240,15 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
     itemsize = BYTES[dtype]
 
     def forward_flat(
-        x: int, w: int, b: int, o: int, plan: int, first: int, last: int
+        x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
     ) -> None:
         rows, strips = get(plan, "plan.rows"), get(plan, "plan.strips")
         planes, multiplier = get(plan, "plan.planes"), get(plan, "plan.m")
         x_bytes, o_bytes = get(plan, "plan.scratch_x"), get(plan, "plan.scratch_o")
-        taps = get(plan, "plan.kh") * get(plan, "plan.kw")
-        w_bytes = (taps + 1) * get(plan, "plan.vectors") * width * itemsize
+        kh = get(entry(plan, "plan.rows_at", "rows", 0), "rows.kh")
+        strip_0 = entry(plan, "plan.strips_at", "strip", 0)
+        kw = get(strip_0, "strip.kw")
+        w_bytes = (kh * kw + 1) * get(plan, "plan.vectors") * width * itemsize
         scratch = np.empty(x_bytes + o_bytes + w_bytes + LINE, np.uint8)
         weights = (scratch.ctypes.data + LINE - 1) & -LINE
         x_block = weights + w_bytes
@@ -251,7 +260,11 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
             plane = (item // rows) % planes
             n = item // rows // planes
             if plane != prepared:
-                bias = _prepare(w, b, plan, plane, weights, dtype, width, itemsize)
+                start = w + get(block, "rows.w") + get(strip_0, "strip.w")
+                taps = kh, kw
+                bias = _prepare(
+                    start, b, plan, taps, plane, weights, dtype, width, itemsize
+                )
                 prepared = plane
             x_at = x + n * get(plan, "plan.x_n") + get(block, "rows.x")
             x_at += (plane // multiplier) * get(plan, "plan.x_c")
@@ -263,9 +276,8 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
             low, high = get(block, "rows.low"), get(block, "rows.high")
             if x_bytes:
                 low = max(low, begin * stride)
-                high = min(high, (end - 1) * stride + get(plan, "plan.kh"))
-                high = max(low, high)
-                _pack_rows(x_at, plan, low, high, x_block, dtype, width, itemsize)
+                high = max(low, min(high, (end - 1) * stride + kh))
+                _pack_rows(x_at, plan, kh, low, high, x_block, dtype, width, itemsize)
                 x_at = x_block - low * x_row
             result = o_at
             if o_bytes:
@@ -285,8 +297,8 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
                     begin,
                     end,
                     plan + get(plan, "plan.taps_at"),
-                    get(plan, "plan.kh"),
-                    get(plan, "plan.kw"),
+                    kh,
+                    kw,
                     stride,
                     get(here, "strip.x"),
                     get(plan, "plan.x_pix"),
@@ -312,7 +324,7 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
 
 
 @jit.helper
-def _pack_rows(x, plan, low, high, target, dtype, width, itemsize):  # type: ignore[no-untyped-def]
+def _pack_rows(x, plan, kh, low, high, target, dtype, width, itemsize):  # type: ignore[no-untyped-def]
     """Copy input rows so that columns a stride apart become neighbours.
 
     A packed row holds one segment per column phase: columns p, p + stride, ...  Rows
@@ -322,7 +334,7 @@ def _pack_rows(x, plan, low, high, target, dtype, width, itemsize):  # type: ign
     stride, segment = get(plan, "plan.sw"), get(plan, "plan.segment")
     phases, period = get(plan, "plan.phases"), get(plan, "plan.picks")
     for row in range(low, high):
-        if row % get(plan, "plan.sh") >= get(plan, "plan.kh"):
+        if row % get(plan, "plan.sh") >= kh:
             continue
         source = x + row * get(plan, "plan.x_h")
         start = target + (row - low) * get(plan, "plan.x_row")
@@ -366,23 +378,3 @@ def _unpack_rows(source, plan, begin, end, o, dtype, itemsize):  # type: ignore[
             for c in range(channels):
                 copy_element(at, pixel + c * get(plan, "plan.o_c"), dtype)
                 at += itemsize
-
-
-FEEDS = {"direct": make_direct, "packed": make_packed, "flat": make_flat}
-
-
-@functools.cache
-def kernel_address(feed: str, tiles: tuple[Tile, ...]) -> int:
-    """Return the address of the compiled loops of a feed round its tiles."""
-    first = tiles[0]
-    label = f"{feed}_{first.label}_w{'x'.join(str(t.width) for t in tiles[::2])}"
-    return _compile(FEEDS[feed](list(tiles)), label)
-
-
-_COMPILED: list[Any] = []
-
-
-def _compile(function: Callable[..., None], label: str) -> int:
-    compiled = jit.compile_kernel(function, label)
-    _COMPILED.append(compiled)  # keeps the machine code alive
-    return int(compiled.address)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+PRIME = "_prime"  # ends the name of an activation's derivative
+
 
 class Tile(NamedTuple):
     """What one compiled strip depends on; `label` is its name everywhere."""
 
-    form: str  # block | rows | wide (tile.py) | flat (flat.py)
+    form: str  # block | rows | wide, tblock | trows, taps, flat | phased, vectors
     dtype: str  # f32 | f64
     lanes: int
     kh: int  # 0 where the emitter takes it at run time
@@ -20,22 +22,43 @@ class Tile(NamedTuple):
     guarded: bool
     masked: bool  # masks cost nothing (AVX-512); else whole vectors go without
     activation: str
+    fold: int = 1  # input lanes that sum into one output; 0: all of them
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the outputs are the inputs of a strided convolution."""
+        return self.form in ("tblock", "trows")
+
+    @property
+    def single(self) -> bool:
+        """Whether a tile of taps takes one output at a time."""
+        return self.form == "taps" and self.width == 1
+
+    @property
+    def derives(self) -> bool:
+        """Whether the tile ends in a derivative, times the gradient it reads."""
+        return self.activation.endswith(PRIME)
+
+    @classmethod
+    def vectors(cls, dtype: str, lanes: int) -> Tile:
+        """Return the tile of the kernels that only move or add vectors."""
+        return cls("vectors", dtype, lanes, 0, 0, 0, 0, 1, 1, False, True, "linear")
 
     @property
     def label(self) -> str:
-        """Name the tile, for example `block_f32x16_k3x3_s1x1_w7_m1_guard_relu`."""
+        """Name the tile, as `block_f32x16_k3x3_s1x1_w7_m1_f1_guard_mask_relu`."""
         guard = "guard" if self.guarded else "inner"
         mask = "mask" if self.masked else "tail"
         return (
             f"{self.form}_{self.dtype}x{self.lanes}_k{self.kh}x{self.kw}"
             f"_s{self.sh}x{self.sw}_w{self.width}_m{self.multiplier}"
-            f"_{guard}_{mask}_{self.activation}"
+            f"_f{self.fold}_{guard}_{mask}_{self.activation}"
         )
 
     @classmethod
     def parse(cls, label: str) -> Tile:
         """Return the tile that has this label."""
-        form, vector, k, s, w, m, guard, mask, activation = label.split("_", 8)
+        form, vector, k, s, w, m, f, guard, mask, activation = label.split("_", 9)
         dtype, lanes = vector.split("x")
         kh, kw = k[1:].split("x")
         sh, sw = s[1:].split("x")
@@ -52,4 +75,5 @@ class Tile(NamedTuple):
             guard == "guard",
             mask == "mask",
             activation,
+            int(f[1:]),
         )

@@ -4,7 +4,7 @@
         read the data pointers of the four arrays
         refuse a read-only result or one that may overlap an input
         for chunk in range(chunks):                  # each on its own thread
-            kernel(x, w, b, o, plan, items * chunk // chunks, ...)
+            kernel(x, w, b, o, 0, plan, items * chunk // chunks, ...)
 
 Arrays come as `id(array)`: an integer crosses into compiled code in 30 ns where an
 array takes 100 ns and one compiled driver per array type.  The data pointer is the
@@ -47,7 +47,7 @@ _DTYPE = _HEADER + 40
 _FLAGS = _HEADER + 48
 _WRITEABLE = 0x0400
 I32, I64 = ir.IntType(32), ir.IntType(64)
-JOB = ir.ArrayType(I64, 8)  # kernel, x, w, b, o, plan, items, chunks
+JOB = ir.ArrayType(I64, 9)  # kernel, x, w, b, o, g, plan, items, chunks
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -58,19 +58,20 @@ def call_kernel(
     w: Any,
     b: Any,
     o: Any,
+    g: Any,
     plan: Any,
     first: Any,
     last: Any,
 ) -> Any:
-    """Call the kernel at an address with its seven integers."""
+    """Call the kernel at an address with its eight integers."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 7)
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 8)
         function = builder.inttoptr(args[0], kind.as_pointer())
         builder.call(function, args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), codegen
+    return types.void(*[types.int64] * 9), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -153,13 +154,13 @@ def _serial(
     ba = word(b + _DATA) if b else 0
     status = _status(x, o, wa, ba, plan, check)
     if status == DONE:
-        call_kernel(kernel, xa, wa, ba, word(o + _DATA), plan, 0, items)
+        call_kernel(kernel, xa, wa, ba, word(o + _DATA), 0, plan, 0, items)
     return status
 
 
 def _share(chunk: int, sizes: int, steps: int, job: int) -> None:
     """Run one chunk of a job; the arguments are those of a generalised ufunc."""
-    number, items, chunks = word(chunk), word(job + 48), word(job + 56)
+    number, items, chunks = word(chunk), word(job + 56), word(job + 64)
     call_kernel(
         word(job),
         word(job + 8),
@@ -167,6 +168,7 @@ def _share(chunk: int, sizes: int, steps: int, job: int) -> None:
         word(job + 24),
         word(job + 32),
         word(job + 40),
+        word(job + 48),
         items * number // chunks,
         items * (number + 1) // chunks,
     )
@@ -188,7 +190,7 @@ def _parallel(
     ba = word(b + _DATA) if b else 0
     status = _status(x, o, wa, ba, plan, check)
     if status == DONE:
-        parallel_for(share, (kernel, xa, wa, ba, oa, plan, items, chunks), chunks)
+        parallel_for(share, (kernel, xa, wa, ba, oa, 0, plan, items, chunks), chunks)
     return status
 
 
@@ -199,7 +201,7 @@ _ALIVE: list[Any] = []  # compiled functions that others know by address alone
 def serial_driver() -> Any:
     """Return the compiled driver for the calling thread alone."""
     _check_struct()
-    return jit.compile_driver(_serial, _signature(8))
+    return jit.compile_driver(_serial, signature(8))
 
 
 @functools.cache
@@ -208,13 +210,14 @@ def parallel_driver() -> tuple[Any, int]:
     _check_struct()
     get_num_threads()  # starts Numba's threads and defines `numba_parallel_for`
     share = jit.compile_c_function(_share, 4)
-    driver = jit.compile_driver(_parallel, _signature(10))
+    driver = jit.compile_driver(_parallel, signature(10))
     _ALIVE.append(share)
     return driver, share.address
 
 
-def _signature(count: int) -> str:
-    return f"int64({', '.join(['int64'] * count)})"
+def signature(count: int, result: str = "int64") -> str:
+    """Return Numba's words for a function of `count` integers."""
+    return f"{result}({', '.join(['int64'] * count)})"
 
 
 def _check_struct() -> None:

@@ -6,6 +6,7 @@ integers in tables here, so that compiled code depends on none of them.
 One axis with stride s and dilation d splits into d / gcd(s, d) *phases*: outputs of a
 phase read every d-th input, so within a phase the kernel is dense and the stride is
 s / gcd(s, d).  A dilated convolution is thus several dense ones with longer steps.
+The way back, from gradients at the outputs to those at the inputs, splits alike.
 """
 
 from __future__ import annotations
@@ -39,18 +40,28 @@ class Phase(NamedTuple):
     outputs: int
     low: int  # dense columns that exist: low <= column < high
     high: int
+    tap: int  # first tap
+    taps: int
+    top: int = 0  # outputs to leave out at the start (transposed)
 
 
 class Axis(NamedTuple):
-    """An axis as dense phases: input step, output step and stride within a phase."""
+    """An axis as dense phases: steps of inputs, outputs and taps, and the stride.
+
+    On a transposed axis the roles change: `stride` outputs to one input.
+    """
 
     phases: list[Phase]
     in_step: int
     out_step: int
     stride: int
+    tap_step: int = 1
+    transposed: bool = False
 
 
-def split_axis(size: int, out: int, stride: int, dilation: int, before: int) -> Axis:
+def split_axis(
+    size: int, out: int, stride: int, dilation: int, before: int, taps: int
+) -> Axis:
     """Split an axis of `size` inputs and `out` outputs into its dense phases."""
     common = math.gcd(stride, dilation)
     out_step = dilation // common
@@ -59,8 +70,63 @@ def split_axis(size: int, out: int, stride: int, dilation: int, before: int) -> 
         start = first * stride - before
         low = max(0, -(start // dilation))
         high = max(low, -((start - size) // dilation))
-        phases.append(Phase(start, first, -(-(out - first) // out_step), low, high))
+        outputs = -(-(out - first) // out_step)
+        phases.append(Phase(start, first, outputs, low, high, 0, taps))
     return Axis(phases, dilation, out_step, stride // common)
+
+
+def split_back(
+    size: int,
+    out: int,
+    stride: int,
+    dilation: int,
+    before: int,
+    taps: int,
+    transposed: bool,
+) -> Axis:
+    """Split an axis for the way back: `out` gradients in, `size` gradients out.
+
+    Input y and output i meet at tap k where y + before = i * stride + k * dilation.
+    With G = gcd(stride, dilation), s = stride / G and d = dilation / G, the outputs
+    i = r + d * I reach the inputs y = r * stride - before + dilation * Y at the taps
+    k = Y - I * s: a dense problem for each r.  Inputs whose y + before is no multiple
+    of G are reached by none.
+
+    Transposed, a phase computes all Y, s to each I, and its outputs count from a
+    multiple of s.  Otherwise it computes those of one Y mod s, which every s-th tap
+    reaches: a convolution of stride 1 with these taps, last one first.
+    """
+    common = math.gcd(stride, dilation)
+    s, d = stride // common, dilation // common
+    phases = []
+    for rest in range(min(dilation, size)):
+        outputs = -(-(size - rest) // dilation)
+        starts = range(min(d, out))
+        meet = [r for r in starts if (r * stride - before - rest) % dilation == 0]
+        r = meet[0] if meet else 0
+        first = (rest - r * stride + before) // dilation  # the phase's first Y
+        count = -(-(out - r) // d) if meet else 0
+        if transposed:
+            top = first % s
+            base = first // s - (-(-taps // s) - 1)  # I of row 0
+            high = max(count - base, 0)
+            low = min(max(0, -base), high)
+            start, skip = r + d * base, rest - dilation * top
+            phases.append(Phase(start, skip, outputs + top, low, high, 0, taps, top))
+            continue
+        for turn in range(min(s, outputs)):
+            tap = (first + turn) % s
+            many = -(-(taps - tap) // s) if tap < taps else 0
+            base = (first + turn) // s - (many - 1)
+            high = max(count - base, 0)
+            low = min(max(0, -base), high)
+            each = -(-(outputs - turn) // s)
+            last = tap + s * (many - 1) if many else 0
+            skip = rest + dilation * turn
+            phases.append(Phase(r + d * base, skip, each, low, high, last, many))
+    if transposed:
+        return Axis(phases, d, dilation, s, 1, True)
+    return Axis(phases, d, dilation * s, 1, -s)
 
 
 class Steps(NamedTuple):

@@ -88,6 +88,8 @@ def strip_table(r: Request, s: Shape, widths: tuple[int, int], taps: Table) -> T
     """Return the strips of a row: kind, first element, offset, (unused), lanes left."""
     table: Table = []
     count = -(-s.total // s.used)
+    phase = r.columns.phases[0]
+    taps_of_row = r.tap_offset(phase), r.g.kw
     whole = [(first, 0) for first in range(0, count, FLAT_WIDTH)]
     for first, index in cover(count, widths) if s.vectors == 1 else whole:
         left = s.total - first * s.used
@@ -98,7 +100,8 @@ def strip_table(r: Request, s: Shape, widths: tuple[int, int], taps: Table) -> T
         for _, start, elements in taps:
             inside = inside and start + last + r.lanes // s.m <= elements
         kind, offset = 2 * index + (not inside), first * s.used * r.itemsize
-        table.append((kind, first * s.step, offset, 0, 0, left))
+        start = first * s.step
+        table.append((kind, start, offset, *taps_of_row, 0, 0, 0, left))
     return table
 
 
@@ -133,7 +136,7 @@ def make_plan(r: Request, planes: int) -> Plan:
     blocks = max(-(-(g.oh * row_bytes) // FLAT_BYTES), -(-ITEMS // (g.n * planes or 1)))
     together = 1 if s.tall else ROWS_TOGETHER[jit.target().registers]
     rows = r.row_table(max(len(r.rows.phases), blocks), together)
-    tallest = max(row[5] - row[4] for row in rows)
+    tallest = max(row[7] - row[6] for row in rows)
     need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)
     full = s.used == r.lanes and not s.stages
     packed_row = g.sw * s.segment * isz

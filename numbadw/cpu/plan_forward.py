@@ -53,15 +53,18 @@ def make_plan(request: Request) -> Plan:
     return plan_direct(r) if near else plan_packed(r)
 
 
-def choose_tiles(r: Request) -> tuple[Tile, ...]:
-    """Return the four tiles (two widths, each without and with guards)."""
+def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
+    """Return the four tiles (two widths, each without and with guards).
+
+    `wide` asks for those that take any number of kernel columns.
+    """
     g, many = r.g, jit.target().registers >= 32
     masked = jit.target().vector_bytes == 64
     sh, sw, kh, kw = r.rows.stride, r.columns.stride, g.kh, g.kw
     multiplier = g.m if g.m <= r.lanes // 2 else 0
-    if kh * kw <= BLOCK_TAPS:
+    if kh * kw <= BLOCK_TAPS and not wide:
         form, widths = "block", (7, 4) if many else (4, 2)
-    elif kw > ROWS_COLUMNS or kh * kw > CHAIN_TAPS:
+    elif wide or kw > ROWS_COLUMNS or kh * kw > CHAIN_TAPS:
         form, widths = "wide", (14, 7) if many else (7, 4)
         sh = kh = kw = 0
     else:
@@ -81,40 +84,73 @@ def choose_tiles(r: Request) -> tuple[Tile, ...]:
             guarded,
             masked,
             r.activation,
+            fold(r),
         )
         for width in widths
         for guarded in (False, True)
     )
 
 
-def lane_table(r: Request, o_step: int) -> Table:
-    """Return input offset, output offset and count of every lane vector."""
+def fold(r: Request) -> int:
+    """Return how many lanes sum into one output; 0: whole vectors and more."""
+    return r.fold if r.fold <= r.lanes // 2 else 0
+
+
+def folded_lanes(r: Request) -> Table:
+    """Return the lane vectors of an input gradient with many outputs a channel."""
+    table: Table = []
+    step = (r.lanes // r.fold) * r.fold if fold(r) else r.lanes
+    span = r.channels if fold(r) else r.fold
+    for start in range(0, r.channels, span):
+        for first in range(0, span, step):
+            at = (start + first) * r.itemsize
+            o = (start + first) // r.fold * r.itemsize
+            adds = first > 0 and not fold(r)
+            table.append((at, at, o, min(step, span - first), adds))
+    return table
+
+
+def lane_table(r: Request) -> Table:
+    """Return offsets in inputs, kernel and result, and count, of every lane vector."""
     g, lanes = r.g, r.lanes
+    if r.fold > 1:
+        return folded_lanes(r)
     table: Table = []
     if g.m <= lanes // 2:
         whole = (lanes // g.m) * g.m
         for first in range(0, r.channels, whole):
             count = min(whole, r.channels - first)
-            table.append((first // g.m * r.x.c, first * r.itemsize, count))
+            at = first * r.itemsize
+            table.append((first // g.m * r.x.c, at, at, count, 0))
     else:
         for c in range(g.c):
             for first in range(0, g.m, lanes):
                 count = min(lanes, g.m - first)
                 at = (c * g.m + first) * r.itemsize
-                table.append((c * r.x.c, at, count))
+                table.append((c * r.x.c, at, at, count, 0))
     return table
+
+
+def place(r: Request, count: int, widths: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return first column and index of width of the strips that cover `count` columns.
+
+    Strips that add to the result must not overlap.
+    """
+    if fold(r) == 0:
+        return [(first, 0) for first in range(0, count, widths[0])]
+    return cover(count, widths)
 
 
 def strip_table(r: Request, tiles: tuple[Tile, ...], x_w: int, o_w: int) -> Table:
     """Return the column strips of every phase; x_w and o_w are bytes per column."""
-    axis, kw = r.columns, r.g.kw
+    axis = r.columns
     widths = (tiles[0].width, tiles[2].width)
     table: Table = []
     for phase in axis.phases:
-        for first, index in cover(phase.outputs, widths):
+        for first, index in place(r, phase.outputs, widths):
             width = widths[index]
             columns = min(width, phase.outputs - first)
-            span = axis.stride * (width - 1) + kw
+            span = axis.stride * (width - 1) + phase.taps
             low = phase.low - first * axis.stride
             high = phase.high - first * axis.stride
             low = min(max(low, 0), span)
@@ -123,28 +159,47 @@ def strip_table(r: Request, tiles: tuple[Tile, ...], x_w: int, o_w: int) -> Tabl
             start = phase.start + first * axis.stride * axis.in_step
             out = phase.out + first * axis.out_step
             table.append(
-                (2 * index + guarded, start * x_w, out * o_w, low, high, columns)
+                (
+                    2 * index + guarded,
+                    start * x_w,
+                    out * o_w,
+                    r.tap_offset(phase),
+                    phase.taps,
+                    low,
+                    high,
+                    0,
+                    columns,
+                )
             )
     return table
 
 
-def plan_direct(r: Request) -> Plan:
-    """Plan the feed that reads and writes the caller's arrays in place."""
+def plan_direct(
+    r: Request,
+    tiles: tuple[Tile, ...] | None = None,
+    strips: Table | None = None,
+    together: int = BLOCK_ROWS,
+) -> Plan:
+    """Plan the feed that reads and writes the caller's arrays in place.
+
+    `together` is the number of output rows that the tiles compute at once.
+    """
     g, axis = r.g, r.columns
-    tiles = choose_tiles(r)
-    lanes = lane_table(r, r.itemsize)
-    strips = strip_table(r, tiles, r.x.w, r.o.w)
-    block = tiles[0].form == "block"
+    tiles = tiles or choose_tiles(r)
+    lanes = lane_table(r)
+    strips = strips or strip_table(r, tiles, r.x.w, r.o.w)
+    block = tiles[0].form in ("block", "tblock")
     streaming = r.large
-    height = BLOCK_ROWS if streaming and block else ROWS_HEIGHT
-    rows = r.row_table(-(-g.oh // height), BLOCK_ROWS)
+    height = together if streaming and block else ROWS_HEIGHT
+    rows = r.row_table(-(-g.oh // height), together)
     group = 1 if streaming else min(GROUP, len(lanes))
+    group = group if fold(r) else len(lanes)
     outer = g.n * len(rows) * len(strips)
-    while group > 1 and outer * (-(-len(lanes) // group)) < ITEMS:
+    while group > 1 and fold(r) and outer * (-(-len(lanes) // group)) < ITEMS:
         group //= 2
     groups = -(-len(lanes) // group)
     items = outer * groups
-    full = all(lane[2] == r.lanes for lane in lanes)
+    full = r.fold == 1 and all(lane[3] == r.lanes for lane in lanes)
     ahead = AHEAD_BLOCKS * len(strips) * groups if streaming else 0
     fields = r.fields | {
         "ahead": ahead,
@@ -169,12 +224,12 @@ def plan_packed(r: Request) -> Plan:
     g, axis = r.g, r.columns
     tiles = choose_tiles(r)
     pitch = r.lanes * r.itemsize
-    lanes = lane_table(r, r.itemsize)
+    lanes = lane_table(r)
     strips = strip_table(r, tiles, pitch, pitch)
     row_bytes = g.w * pitch * r.rows.stride + g.ow * pitch
     blocks = -(-(g.oh * row_bytes) // PACKED_BYTES)
     rows = r.row_table(max(len(r.rows.phases), min(blocks, g.oh)))
-    tallest = max(row[5] - row[4] for row in rows)
+    tallest = max(row[7] - row[6] for row in rows)
     need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)
     multiplier = tiles[0].multiplier
     fields = r.fields | {

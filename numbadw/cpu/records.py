@@ -42,11 +42,10 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "o_c",
         "x_row",  # byte steps of the tile (row and column of one phase)
         "x_pix",
-        "w_tap",
+        "w_row",  # byte steps of a kernel row and column; negative where flipped
+        "w_col",
         "o_row",
         "o_pix",
-        "kh",
-        "kw",
         "sh",  # row stride within a phase
         "stream",  # 1: store past the caches where the result is aligned
         "ahead",  # items ahead of the work to prefetch inputs for, and bytes an item
@@ -66,25 +65,35 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "used",
         "scratch_x",  # bytes of scratch for packed inputs and staged results
         "scratch_o",
+        "splits",  # kernel gradient: parts that the outputs are cut into, and into
+        "units",  # how many (image, row block, strip) in all,
+        "part",  # bytes from one part's sums to the next's
+        "length",  # and bytes of them to add up
         "planes",  # flat feed: planes per image (channels first), else 1
     ),
     "rows": (
         "x",  # offset of input row 0 of the phase (maybe virtual) and output row 0
         "o",
+        "w",  # offset of the first kernel row, and how many there are
+        "kh",
         "low",  # input rows of the phase that exist: low <= row < high
         "high",
         "first",  # output rows of the block: first <= row < last
         "last",
+        "top",  # first output row to store (transposed tiles; else `first`)
     ),
     "strip": (
         "kind",  # which compiled tile: 2 * (index of its width) + guarded
         "x",
         "o",
+        "w",  # offset of the first kernel column, and how many there are
+        "kw",
         "low",
         "high",
+        "begin",  # output columns to store: begin <= column < columns
         "columns",
     ),
-    "lane": ("x", "o", "count"),
+    "lane": ("x", "w", "o", "count", "adds"),
     "sizes": ("n", "h", "w", "c"),  # shape or strides, in the caller's order
     "tap": ("x", "first", "count"),  # flat feed, one a kernel column
     "pick": ("mask", "count"),  # lanes of a vector that belong to a column phase

@@ -10,7 +10,15 @@ import numpy as np
 
 from numbadw import jit
 from numbadw.cpu.caches import LINE, caches
-from numbadw.cpu.plan import Steps, Table, extent, row_blocks, split_axis
+from numbadw.cpu.plan import (
+    Axis,
+    Phase,
+    Steps,
+    Table,
+    extent,
+    row_blocks,
+    split_axis,
+)
 from numbadw.geometry import Geometry
 
 # Beyond half the last cache storing past it wins (1x224x224x64 3x3 on one core: 784 ->
@@ -32,7 +40,10 @@ class Request:
         o_strides: tuple[int, ...],
         activation: str,
         parameter: float,
+        axes: tuple[Axis, Axis] | None = None,
+        fold: int = 1,
     ) -> None:
+        """Take the problem; `axes` and `fold` are those of an input gradient."""
         g = geometry
         self.g = g
         itemsize = dtype.itemsize
@@ -42,11 +53,14 @@ class Request:
         self.activation = activation
         self.x = Steps.of(x_strides, g.channels_first)
         self.o = Steps.of(o_strides, g.channels_first)
-        self.rows = split_axis(g.h, g.oh, g.sh, g.dh, g.pt)
-        self.columns = split_axis(g.w, g.ow, g.sw, g.dw, g.pl)
+        self.rows, self.columns = axes or (
+            split_axis(g.h, g.oh, g.sh, g.dh, g.pt, g.kh),
+            split_axis(g.w, g.ow, g.sw, g.dw, g.pl, g.kw),
+        )
         self.channels = g.c * g.m
+        self.fold = fold
         self.x_bytes = math.prod(g.input_shape) * itemsize
-        self.moved = self.x_bytes + math.prod(g.output_shape) * itemsize
+        self.moved = self.x_bytes + math.prod(g.output_shape) // fold * itemsize
         self.large = self.moved > caches().last // LARGE_SHARE
         o_low, o_high = extent(g.output_shape, o_strides, itemsize)
         x_low, x_high = extent(g.input_shape, x_strides, itemsize)
@@ -66,9 +80,8 @@ class Request:
             "o_h": self.o.h * self.rows.out_step,
             "o_w": self.o.w,
             "o_c": self.o.c,
-            "w_tap": self.channels * itemsize,
-            "kh": g.kh,
-            "kw": g.kw,
+            "w_row": self.rows.tap_step * g.kw * self.channels * itemsize,
+            "w_col": self.columns.tap_step * self.channels * itemsize,
             "sh": self.rows.stride,
             "w": g.w,
             "ow": g.ow,
@@ -100,10 +113,17 @@ class Request:
                     (
                         phase.start * self.x.h,
                         phase.out * self.o.h,
+                        phase.tap * self.g.kw * self.channels * self.itemsize,
+                        phase.taps,
                         phase.low,
                         phase.high,
                         first,
                         last,
+                        max(first, phase.top),
                     )
                 )
         return table
+
+    def tap_offset(self, phase: Phase) -> int:
+        """Return the bytes from a kernel row's start to a column phase's first tap."""
+        return phase.tap * self.channels * self.itemsize

@@ -55,6 +55,11 @@ class Int:
     __radd__ = __add__
     __rmul__ = __mul__
 
+    def divided(self, other: Int | int) -> Int:
+        """Return the quotient, rounded down; neither may be negative."""
+        other = other.value if isinstance(other, Int) else other
+        return self._new(self.builder.udiv, other)
+
     def compare(self, relation: str, other: Int | int) -> Any:
         """Return the i1 value of a signed comparison such as `"<"`."""
         other = other.value if isinstance(other, Int) else other

@@ -2,8 +2,9 @@
 
 A *strip* is `width` neighbouring outputs of one channel vector (the lanes), over a run
 of output rows.  It knows registers only; where the strip lies, which rows and columns
-of the image exist and how many lanes count are run-time integers (`STRIP_FIELDS`).
-Three emitters share that interface; `plan.py` picks one by kernel size:
+of the image exist and how many lanes count are run-time integers (strip.py).
+Five emitters share that interface, those of the gradients in transposed.py and taps.py;
+the planners pick one by kernel size:
 
 block   kernels up to 3x3.  Two output rows at a time, weights in registers:
 
@@ -41,145 +42,12 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from numbadw.cpu.finish import Finish
 from numbadw.cpu.label import Tile
 from numbadw.cpu.records import index, size
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
-
-# The integers a strip takes, in order.  "_row", "_pix" and "_tap" are byte steps;
-# rows and columns count from the strip's first input row and column.
-STRIP_FIELDS = (
-    "x",  # address of the (maybe virtual) first input row and column, channel 0
-    "w",  # address of the first tap
-    "b",  # address of the bias, or 0
-    "o",  # address of output row 0, column 0 of the strip
-    "x_row",
-    "x_pix",
-    "w_tap",
-    "o_row",
-    "o_pix",
-    "row_lo",  # first input row that exists
-    "row_hi",  # one past the last
-    "first",  # output rows to compute: first <= row < last
-    "last",
-    "col_lo",  # first input column that exists
-    "col_hi",
-    "columns",  # output columns to store, at most the width
-    "lane",  # address of the first lane record, and one past the last
-    "lane_end",
-    "kh",
-    "kw",
-    "sh",
-    "stream",  # non-zero: store past the caches
-    "parameter",  # address of the activation's parameter (a float64)
-)
-
-
-class Strip:
-    """One lane vector's addresses, masks, loads and finish."""
-
-    def __init__(
-        self, simd: Simd, tile: Tile, arguments: dict[str, Int], masked: bool
-    ) -> None:
-        self.simd = simd
-        self.tile = tile
-        self.args = arguments
-        self.masked = masked
-        self.end = Finish(simd, tile, arguments)
-        self.mask: Any = None  # set for each lane vector
-        self.whole: Any = None
-        self.source: tuple[Simd, Any] | None = None
-
-    def __getattr__(self, name: str) -> Int:
-        return self.args[name]
-
-    @contextmanager
-    def each_lane(self) -> Iterator[Strip]:
-        """Emit the body for every lane vector, with its own addresses and mask."""
-        simd = self.simd
-        with simd.loop(self.lane, self.lane_end, size("lane")) as lane:
-            x, skip, count = (
-                simd.load_int(lane + 8 * index(f"lane.{name}"))
-                for name in ("x", "o", "count")
-            )
-            bias = simd.builder.select(
-                self.b.compare("!=", 0), (self.b + skip).value, self.b.value
-            )
-            own = {
-                "x": self.x + x,
-                "w": self.w + skip,
-                "b": simd.integer(bias),
-                "o": self.o + skip,
-            }
-            here = Strip(simd, self.tile, self.args | own, self.masked)
-            here.mask = simd.mask(count) if self.masked else None
-            here.whole = count.compare("==", self.tile.lanes) if self.masked else None
-            here.source = here._source(count)
-            yield here
-
-    def _source(self, count: Int) -> tuple[Simd, Any] | None:
-        """Return the narrower vector that inputs are loaded with, and its mask."""
-        tile, simd = self.tile, self.simd
-        if tile.multiplier < 2:
-            return None
-        narrow = Simd(simd.builder, tile.dtype, tile.lanes // tile.multiplier)
-        used = count + (tile.multiplier - 1)
-        groups = simd.integer(
-            simd.builder.udiv(used.value, simd.integer(tile.multiplier).value)
-        )
-        return narrow, None if self.mask is None else narrow.mask(groups)
-
-    def load_x(self, address: Int) -> Vec:
-        """Load the input lanes that belong to the output lanes."""
-        if self.tile.multiplier == 0:
-            return self.simd.load_splat(address)
-        if self.source is None:
-            return self.simd.load(address, self.mask)
-        narrow, mask = self.source
-        loaded = narrow.load(address, mask)
-        return self.simd.repeat(loaded, self.tile.multiplier)
-
-    def load_w(self, address: Int) -> Vec:
-        """Load the weights of one tap."""
-        return self.simd.load(address, self.mask)
-
-    def fresh(self) -> list[Cell]:
-        """Return one accumulator per output column, set to zero."""
-        simd = self.simd
-        return [simd.variable(simd.vec(0.0)) for _ in range(self.tile.width)]
-
-    def reset(self, accs: list[Cell]) -> None:
-        """Set accumulators back to zero."""
-        for acc in accs:
-            acc.set(self.simd.vec(0.0))
-
-    def add(self, acc: Cell, x: Vec, w: Vec) -> None:
-        """Accumulate one tap."""
-        acc.set(self.simd.fma(x, w, acc.get(self.simd.builder)))
-
-    def finish(self, accs: list[Cell], row: Int) -> None:
-        """Activate and store one output row."""
-        address = self.o + row * self.o_row
-        self.end.row(
-            accs,
-            address,
-            self.o_pix,
-            lambda t: self.mask,
-            self.columns,
-            self.mask,
-            self.whole,
-        )
-
-    def column(self, j: Int | int, body: Any) -> None:
-        """Emit `body` for input column `j`, behind its guard where there is one."""
-        simd = self.simd
-        if not self.tile.guarded:
-            body()
-            return
-        index = j if isinstance(j, Int) else simd.integer(j)
-        with simd.when(index.within(self.col_lo, self.col_hi)):
-            body()
-
+from numbadw.cpu.strip import STRIP_FIELDS, Strip
+from numbadw.cpu.taps import emit_taps
+from numbadw.cpu.transposed import emit_tblock, emit_trows
 
 BLOCK_ROWS = 2  # 2 x 7 accumulators, 9 weights and an input fit 32 registers
 
@@ -193,7 +61,7 @@ def emit_block(whole: Strip) -> None:
         whole.each_lane() as strip,
     ):
         weights = [
-            [strip.load_w(strip.w + (ky * kw + kx) * strip.w_tap) for kx in range(kw)]
+            [strip.load_tap(strip.w + ky * strip.w_row, kx) for kx in range(kw)]
             for ky in range(kh)
         ]
         accs = [strip.fresh() for _ in range(BLOCK_ROWS)]
@@ -256,8 +124,8 @@ def _emit_rows_lane(strip: Strip) -> None:
         low = (strip.row_lo - top).maximum(0)
         high = (strip.row_hi - top).minimum(strip.kh)
         with simd.loop(low, high) as ky:
-            taps = strip.w + ky * strip.w_tap * tile.kw
-            weights = [strip.load_w(taps + kx * strip.w_tap) for kx in range(tile.kw)]
+            taps = strip.w + ky * strip.w_row
+            weights = [strip.load_tap(taps, kx) for kx in range(tile.kw)]
             _emit_columns(strip, strip.x + (top + ky) * strip.x_row, [(accs, weights)])
         strip.finish(accs, o)
 
@@ -298,7 +166,7 @@ def _emit_wide_lane(strip: Strip) -> None:
         low = (strip.row_lo - top).maximum(0)
         high = (strip.row_hi - top).minimum(strip.kh)
         with simd.loop(low, high) as ky:
-            taps = strip.w + ky * strip.w_tap * strip.kw
+            taps = strip.w + ky * strip.w_row
             row = strip.x + (top + ky) * strip.x_row
             kx = simd.variable(simd.integer(0))
             for step in WIDE_STEPS:
@@ -336,13 +204,20 @@ def _emit_taps(
     strip: Strip, row: Int, taps: Int, accs: list[Cell], first: Int, step: int
 ) -> None:
     """Emit `step` kernel columns from run-time column `first` on."""
-    at = taps + first * strip.w_tap
-    weights = [strip.load_w(at + k * strip.w_tap) for k in range(step)]
+    at = taps + first * strip.w_col
+    weights = [strip.load_tap(at, k) for k in range(step)]
     start = row + first * strip.x_pix
     _emit_columns(strip, start, [(accs, weights)], first)
 
 
-EMITTERS = {"block": emit_block, "rows": emit_rows, "wide": emit_wide}
+EMITTERS = {
+    "block": emit_block,
+    "rows": emit_rows,
+    "wide": emit_wide,
+    "tblock": emit_tblock,
+    "trows": emit_trows,
+    "taps": emit_taps,
+}
 
 
 def _strip(typingctx: Any, fields: Any, label: Any) -> Any:

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from numbadw.activations import ACTIVATIONS
+from numbadw.cpu.label import PRIME
 from numbadw.cpu.simd import Simd, Vec
 
 LOG2_E = 1.4426950408889634
@@ -293,6 +294,11 @@ class VectorOps:
 
 
 def emit_activation(simd: Simd, name: str, parameter: Vec | float, x: Vec) -> Vec:
-    """Emit the activation `name`, a key of `ACTIVATIONS`, of every lane of `x`."""
-    value: Vec = ACTIVATIONS[name].function(x, parameter, VectorOps(simd))
+    """Emit the activation `name` of every lane of `x`.
+
+    `name` is a key of `ACTIVATIONS`, or one and `PRIME` for its derivative.
+    """
+    row = ACTIVATIONS[name.removesuffix(PRIME)]
+    formula = row.derivative if name.endswith(PRIME) else row.function
+    value: Vec = formula(x, parameter, VectorOps(simd))
     return value

@@ -6,7 +6,7 @@ is a dictionary lookup and the plan's call.
 """
 
 import inspect
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -17,7 +17,8 @@ from numbadw import checks
 from numbadw.functional import Prepared
 from numbadw.geometry import Padding, output_size
 from numbadw.layers import arguments, initializers
-from numbadw.memory import aligned_empty
+from numbadw.layers.training import Trainable
+from numbadw.memory import aligned_copy, aligned_empty
 
 Array = npt.NDArray[Any]
 Sizes = tuple[int | None, ...]
@@ -41,7 +42,7 @@ SHOWN = (
 )
 
 
-class ConvLayer(ABC):
+class ConvLayer(Trainable):
     """Weights, configuration and plans of a convolution, whatever its rank.
 
     Contract: a subclass reads the four arguments of its rank (`kernel_size`,
@@ -288,11 +289,9 @@ class ConvLayer(ABC):
         """Take the configuration, and the weights into aligned memory of our own."""
         vars(self).update(state)
         if self.built:
-            copies = {}
-            for name, weight in self._weights.items():
-                copies[name] = aligned_empty(weight.shape, weight.dtype)
-                copies[name][...] = weight
-            self._weights = copies
+            self._weights = {
+                name: aligned_copy(weight) for name, weight in self._weights.items()
+            }
 
     @abstractmethod
     def _weight_specs(self, channels: int) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -326,13 +325,13 @@ class ConvLayer(ABC):
             self._runs[key] = run
         return run(x, out)
 
-    def _cast(self, inputs: Any) -> Any:
+    def _cast(self, array: Any, name: str = "inputs") -> Any:
         """Give a plain array of the layer's dtype, the same object if it is one."""
-        if checks.is_device_array(inputs):
-            return inputs
-        if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f":
-            inputs = inputs.astype(self.dtype, copy=False)
-        return checks.input_array(inputs, "inputs", len(self.kernel_size) + 2)
+        if checks.is_device_array(array):
+            return array
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+            array = array.astype(self.dtype, copy=False)
+        return checks.input_array(array, name, len(self.kernel_size) + 2)
 
     def _split(self, input_shape: Sequence[int | None]) -> Sizes:
         """Check a shape and give (n, c, sizes along the other axes)."""

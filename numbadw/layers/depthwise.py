@@ -1,11 +1,13 @@
 """The depthwise convolution layers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy.typing as npt
 
 from numbadw import checks
 from numbadw.functional import Prepared, prepare_depthwise_conv2d
+from numbadw.gradients import depthwise_conv2d_grad
 from numbadw.layers.base import ConvLayer
 
 Array = npt.NDArray[Any]
@@ -142,3 +144,20 @@ class DepthwiseConv2D(ConvLayer):
             out=out,
             backend=self.backend,
         )
+
+    def _gradients(
+        self, inputs: Array, weights: Sequence[Array], grad: Array
+    ) -> tuple[Array, list[Array]]:
+        x_grad, *weight_grads = depthwise_conv2d_grad(
+            inputs,
+            weights[0],
+            grad,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+            activation=self.activation,
+            bias=weights[1] if self.use_bias else None,
+            backend=self.backend,
+        )
+        return x_grad, weight_grads[: len(weights)]

@@ -1,0 +1,140 @@
+"""The loops of the kernel gradient, and the sum of its parts.
+
+`kernel_grad`: the work is cut into `splits` parts of the outputs, each with sums of its
+own, and into groups of lane vectors:
+
+    for part of the outputs, group of lane vectors:                     # work items
+        for image, row block, strip of columns in the part:
+            tile(strip)          # adds to the part's sums, over the group's lanes
+
+`add_parts`: result = part 0 + part 1 + ..., in this order.
+
+The cut depends on shapes alone, so the sums have the same bits for any number of
+threads.  Every sum has three levels (the outputs of a strip, the strips of a part, the
+parts), so that no chain of additions is long: the rounding error of n terms stays
+within 4 eps sqrt(n) of their absolute sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba.core import types
+from numba.extending import intrinsic
+
+from numbadw.cpu.label import Tile
+from numbadw.cpu.records import entry, get, index
+from numbadw.cpu.simd import BYTES, Simd
+from numbadw.cpu.tile import strip
+
+PARAMETER = 8 * index("plan.parameter")
+
+
+def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
+    """Build the loops round three tiles (see `plan_kernel_grad.strip_table`)."""
+    inner, guard, single = (tile.label for tile in tiles)
+
+    def kernel_grad(
+        x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
+    ) -> None:
+        groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
+        rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
+        lanes, splits = get(plan, "plan.lanes"), get(plan, "plan.splits")
+        units = get(plan, "plan.units")
+        for item in range(first, last):
+            part = item // groups
+            sums = o + part * get(plan, "plan.part")
+            biases = b + part * get(plan, "plan.part") if b else 0
+            start = (item % groups) * group
+            stop = min(start + group, lanes)
+            for unit in range(units * part // splits, units * (part + 1) // splits):
+                rest = unit // strips
+                block = entry(plan, "plan.rows_at", "rows", rest % rows)
+                here = entry(plan, "plan.strips_at", "strip", unit % strips)
+                n = rest // rows
+                x_at = x + n * get(plan, "plan.x_n")
+                x_at += get(block, "rows.x") + get(here, "strip.x")
+                g_at = g + n * get(plan, "plan.o_n")
+                g_at += get(block, "rows.o") + get(here, "strip.o")
+                kind = get(here, "strip.kind")
+                fields = (
+                    x_at,
+                    0,
+                    biases,
+                    sums,
+                    get(plan, "plan.x_row"),
+                    get(plan, "plan.x_pix"),
+                    get(plan, "plan.w_row"),
+                    get(plan, "plan.w_col"),
+                    get(plan, "plan.o_row"),
+                    get(plan, "plan.o_pix"),
+                    g_at,
+                    get(block, "rows.low"),
+                    get(block, "rows.high"),
+                    get(block, "rows.first"),
+                    get(block, "rows.last"),
+                    get(block, "rows.top"),
+                    get(here, "strip.low"),
+                    get(here, "strip.high"),
+                    get(here, "strip.begin"),
+                    get(here, "strip.columns"),
+                    entry(plan, "plan.lanes_at", "lane", start),
+                    entry(plan, "plan.lanes_at", "lane", stop),
+                    get(block, "rows.kh"),
+                    get(here, "strip.kw"),
+                    get(plan, "plan.sh"),
+                    0,
+                    plan + PARAMETER,
+                )
+                if kind == 0:
+                    strip(fields, inner)
+                elif kind == 1:
+                    strip(fields, guard)
+                else:
+                    strip(fields, single)
+
+    return kernel_grad
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def add_vectors(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
+    """Store the sum of one vector of every part.
+
+    Contract: fields = (first part, step from part to part, parts, target, count), the
+    steps in bytes; lanes from `count` on are neither read nor written.
+    """
+    signature = types.void(fields, dtype, lanes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
+        source, step, parts, target, count = (
+            simd.integer(builder.extract_value(args[0], i)) for i in range(5)
+        )
+        mask = simd.mask(count)
+        total = simd.variable(simd.load(source, mask))
+        with simd.loop(simd.integer(1), parts) as part:
+            vec = simd.load(source + part * step, mask)
+            total.set(total.get(builder) + vec)
+        simd.store(total.get(builder), target, mask)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def make_add_parts(tiles: list[Tile]) -> Callable[..., None]:
+    """Build `add_parts`: items are vectors of the result."""
+    dtype, lanes = tiles[0].dtype, tiles[0].lanes
+    itemsize = BYTES[dtype]
+    pitch = lanes * itemsize
+
+    def add_parts(
+        x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
+    ) -> None:
+        step, parts = get(plan, "plan.part"), get(plan, "plan.splits")
+        for item in range(first, last):
+            skip = item * pitch
+            count = min(lanes, (get(plan, "plan.length") - skip) // itemsize)
+            add_vectors((x + skip, step, parts, o + skip, count), dtype, lanes)
+
+    return add_parts

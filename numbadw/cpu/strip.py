@@ -1,0 +1,169 @@
+"""One strip as its emitter sees it: addresses, lane vectors, guards, loads and the end.
+
+A *strip* is `width` neighbouring outputs of one channel vector (the lanes), over a run
+of output rows.  Every form of tile (tile.py, transposed.py, taps.py) is a function of a
+`Strip`, and all take the same integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numbadw.cpu.finish import Finish
+from numbadw.cpu.label import Tile
+from numbadw.cpu.records import index, size
+from numbadw.cpu.simd import Cell, Int, Simd, Vec
+
+# The integers a strip takes, in order.  "_row", "_pix" and "_tap" are byte steps;
+# rows and columns count from the strip's first input row and column.
+STRIP_FIELDS = (
+    "x",  # address of the (maybe virtual) first input row and column, channel 0
+    "w",  # address of the first tap
+    "b",  # address of the bias, or 0
+    "o",  # address of output row 0, column 0 of the strip
+    "x_row",
+    "x_pix",
+    "w_row",
+    "w_col",
+    "o_row",
+    "o_pix",
+    "g",  # address of the gradient at the strip's outputs, where one is read
+    "row_lo",  # first input row that exists
+    "row_hi",  # one past the last
+    "first",  # output rows to compute: first <= row < last
+    "last",
+    "top",  # first row to store (transposed.py; else `first`)
+    "col_lo",  # first input column that exists
+    "col_hi",
+    "begin",  # first column to store (transposed.py; else 0)
+    "columns",  # output columns to store, at most the width
+    "lane",  # address of the first lane record, and one past the last
+    "lane_end",
+    "kh",
+    "kw",
+    "sh",
+    "stream",  # non-zero: store past the caches
+    "parameter",  # address of the activation's parameter (a float64)
+)
+
+
+class Strip:
+    """One lane vector's addresses, masks, loads and finish."""
+
+    def __init__(
+        self, simd: Simd, tile: Tile, arguments: dict[str, Int], masked: bool
+    ) -> None:
+        self.simd = simd
+        self.tile = tile
+        self.args = arguments
+        self.masked = masked
+        self.end = Finish(simd, tile, arguments)
+        self.mask: Any = None  # set for each lane vector
+        self.whole: Any = None
+        self.source: tuple[Simd, Any] | None = None
+
+    def __getattr__(self, name: str) -> Int:
+        return self.args[name]
+
+    @contextmanager
+    def each_lane(self) -> Iterator[Strip]:
+        """Emit the body for every lane vector, with its own addresses and mask."""
+        simd = self.simd
+        with simd.loop(self.lane, self.lane_end, size("lane")) as lane:
+            x, w, o, count, adds = (
+                simd.load_int(lane + 8 * index(f"lane.{name}"))
+                for name in ("x", "w", "o", "count", "adds")
+            )
+            bias = simd.builder.select(
+                self.b.compare("!=", 0), (self.b + w).value, self.b.value
+            )
+            own = {
+                "x": self.x + x,
+                "w": self.w + w,
+                "b": simd.integer(bias),
+                "o": self.o + o,
+                "g": self.g + w,
+                "count": count,
+                "adds": adds,
+            }
+            here = Strip(simd, self.tile, self.args | own, self.masked)
+            here.mask = simd.mask(count) if self.masked else None
+            here.whole = count.compare("==", self.tile.lanes) if self.masked else None
+            here.source = here._source(count)
+            yield here
+
+    def _source(self, count: Int) -> tuple[Simd, Any] | None:
+        """Return the narrower vector that inputs are loaded with, and its mask."""
+        tile, simd = self.tile, self.simd
+        if tile.multiplier < 2:
+            return None
+        narrow = Simd(simd.builder, tile.dtype, tile.lanes // tile.multiplier)
+        used = count + (tile.multiplier - 1)
+        groups = simd.integer(
+            simd.builder.udiv(used.value, simd.integer(tile.multiplier).value)
+        )
+        return narrow, None if self.mask is None else narrow.mask(groups)
+
+    def load_x(self, address: Int) -> Vec:
+        """Load the input lanes that belong to the output lanes."""
+        if self.tile.multiplier == 0:
+            return self.simd.load_splat(address)
+        if self.source is None:
+            return self.simd.load(address, self.mask)
+        narrow, mask = self.source
+        loaded = narrow.load(address, mask)
+        return self.simd.repeat(loaded, self.tile.multiplier)
+
+    def load_tap(self, row: Int, column: int) -> Vec:
+        """Load the weights of one tap of a kernel row."""
+        return self.simd.load(row + column * self.w_col, self.mask)
+
+    def fresh(self) -> list[Cell]:
+        """Return one accumulator per output column, set to zero."""
+        simd = self.simd
+        return [simd.variable(simd.vec(0.0)) for _ in range(self.tile.width)]
+
+    def reset(self, accs: list[Cell]) -> None:
+        """Set accumulators back to zero."""
+        for acc in accs:
+            acc.set(self.simd.vec(0.0))
+
+    def add(self, acc: Cell, x: Vec, w: Vec) -> None:
+        """Accumulate one tap."""
+        acc.set(self.simd.fma(x, w, acc.get(self.simd.builder)))
+
+    def finish(self, accs: list[Cell], row: Int) -> None:
+        """Activate and store one output row."""
+        skip = row * self.o_row
+        if self.tile.fold != 1:
+            self.end.folded(
+                accs,
+                self.o + skip,
+                self.o_pix,
+                self.count,
+                self.adds,
+                self.columns,
+            )
+            return
+        self.end.row(
+            accs,
+            self.o + skip,
+            self.o_pix,
+            lambda t: self.mask,
+            self.columns,
+            self.mask,
+            self.whole,
+            grad=self.g + skip,
+        )
+
+    def column(self, j: Int | int, body: Any) -> None:
+        """Emit `body` for input column `j`, behind its guard where there is one."""
+        simd = self.simd
+        if not self.tile.guarded:
+            body()
+            return
+        index = j if isinstance(j, Int) else simd.integer(j)
+        with simd.when(index.within(self.col_lo, self.col_hi)):
+            body()

@@ -1,0 +1,161 @@
+"""The tile of the kernel gradient: one accumulator a tap, outputs walked past them.
+
+Tap (ky, kx) of a channel sums, over all outputs, the gradient at the output times the
+input that the output reads there.  A tile takes `kh` x `kw` taps at a time, as many as
+registers hold, and adds their sums over the strip's outputs to memory:
+
+    for lane vector:                                    # run time
+        for block of kh x kw taps:                      # run time
+            for output row:                             # run time
+                g[t] = load gradient                    # unrolled: `width` columns
+                for kernel row:                         # unrolled
+                    for input column:                   # unrolled
+                        x = load(row, column)
+                        for each output t that reads it:
+                            acc[kernel row][column - t] += x * g[t]
+            result[block] += acc                        # one step of the sum
+
+A strip is crossed once for each block of taps, from L1.  Its outputs all exist, so each
+input is loaded once a kernel row for up to `kw` multiply-adds; the columns left over at
+the end of a row (`single` tiles) go one by one.  Inputs outside the image are skipped,
+never multiplied: a NaN reaches no tap but those that read it.
+
+The first block of taps also sums the gradient itself: the bias' gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from typing import Any
+
+from numbadw.cpu.simd import Cell, Int, Vec
+from numbadw.cpu.strip import Strip
+
+
+class Block:
+    """One block of taps: its accumulators, and which of its taps exist."""
+
+    def __init__(self, strip: Strip, ky: Int, kx: Int) -> None:
+        tile, simd = strip.tile, strip.simd
+        self.strip, self.ky, self.kx = strip, ky, kx
+        zero = simd.vec(0.0)
+        self.accs = [[simd.variable() for _ in range(tile.kw)] for _ in range(tile.kh)]
+        self.bias = simd.variable()
+        for acc in itertools.chain(*self.accs, [self.bias]):
+            acc.set(zero)  # in every turn of the loops round the block
+        first = simd.builder.and_(ky.compare("==", 0), kx.compare("==", 0))
+        self.sums_bias = simd.builder.and_(first, strip.b.compare("!=", 0))
+
+    def add_bias(self, gradients: list[Vec]) -> None:
+        """Add gradients to the bias' sum, where this block keeps it."""
+        simd = self.strip.simd
+        with simd.when(self.sums_bias):
+            total = functools.reduce(operator.add, gradients)
+            self.bias.set(self.bias.get(simd.builder) + total)
+
+    def each_row(self, o: Int, body: Any) -> None:
+        """Emit `body(accumulators, address)` for the input rows that output `o` reads.
+
+        The address is that of the input row at this block's first column.
+        """
+        strip = self.strip
+        simd = strip.simd
+        top = o * strip.sh + self.ky
+        start = strip.x + self.kx * strip.x_pix
+        for a, accs in enumerate(self.accs):
+            row = top + a
+            inside = row.within(strip.row_lo, strip.row_hi)
+            if a:
+                exists = (self.ky + a).compare("<", strip.kh)
+                inside = simd.builder.and_(inside, exists)
+            with simd.when(inside):
+                body(accs, start + row * strip.x_row)
+
+    def store(self) -> None:
+        """Add the sums to those in memory."""
+        strip = self.strip
+        simd = strip.simd
+        for a, accs in enumerate(self.accs):
+            with simd.when((self.ky + a).compare("<", strip.kh)):
+                row = strip.o + (self.ky + a) * strip.w_row
+                for k, acc in enumerate(accs):
+                    with simd.when((self.kx + k).compare("<", strip.kw)):
+                        self._add(acc, row + (self.kx + k) * strip.w_col)
+        with simd.when(self.sums_bias):
+            self._add(self.bias, strip.b)
+
+    def _add(self, acc: Cell, address: Int) -> None:
+        simd, mask = self.strip.simd, self.strip.mask
+        total = simd.load(address, mask) + acc.get(simd.builder)
+        simd.store(total, address, mask)
+
+
+def emit_taps(whole: Strip) -> None:
+    """Emit the strip of the kernel gradient."""
+    simd, tile = whole.simd, whole.tile
+    zero = simd.integer(0)
+    with (
+        whole.each_lane() as strip,
+        simd.loop(zero, strip.kh, tile.kh) as ky,
+        simd.loop(zero, strip.kw, tile.kw) as kx,
+    ):
+        block = Block(strip, ky, kx)
+        with simd.loop(strip.first, strip.last) as o:
+            gradient = strip.g + o * strip.o_row
+            if tile.single:
+                with simd.loop(zero, strip.columns) as t:
+                    _emit_single(block, o, t, gradient + t * strip.o_pix)
+            else:
+                _emit_columns(block, o, gradient)
+        block.store()
+
+
+def _emit_columns(block: Block, o: Int, gradient: Int) -> None:
+    """Emit `width` outputs of a row, each input column loaded once."""
+    strip = block.strip
+    tile = strip.tile
+    gs = [
+        strip.simd.load(gradient + t * strip.o_pix, strip.mask)
+        for t in range(tile.width)
+    ]
+    block.add_bias(gs)
+
+    def add(at: Int, pairs: list[tuple[Cell, Vec]]) -> None:
+        x = strip.load_x(at)
+        for acc, g in pairs:
+            strip.add(acc, x, g)
+
+    def row(accs: list[Cell], address: Int) -> None:
+        for j in range(tile.sw * (tile.width - 1) + tile.kw):
+            pairs = [
+                (accs[j - tile.sw * t], gs[t])
+                for t in range(tile.width)
+                if 0 <= j - tile.sw * t < tile.kw
+            ]
+            if pairs:
+                at = address + j * strip.x_pix
+                strip.column(block.kx + j, lambda at=at, pairs=pairs: add(at, pairs))
+
+    block.each_row(o, row)
+
+
+def _emit_single(block: Block, o: Int, t: Int, gradient: Int) -> None:
+    """Emit one output, each of its inputs behind a guard."""
+    strip = block.strip
+    tile = strip.tile
+    g = strip.simd.load(gradient, strip.mask)
+    block.add_bias([g])
+    first = t * tile.sw
+
+    def row(accs: list[Cell], address: Int) -> None:
+        start = address + first * strip.x_pix
+        for k, acc in enumerate(accs):
+
+            def add(k: int = k, acc: Cell = acc) -> None:
+                strip.add(acc, strip.load_x(start + k * strip.x_pix), g)
+
+            strip.column(first + block.kx + k, add)
+
+    block.each_row(o, row)

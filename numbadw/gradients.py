@@ -1,0 +1,398 @@
+"""The public gradients: check, look the plan up, run.
+
+As in `functional`, a call whose arguments were seen before costs one dictionary
+look-up.  The three functions are one, `_gradients`, that is asked for the gradient at
+the inputs, at the kernel (and the bias), or for all of them.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from numbadw import activations, checks
+from numbadw.dispatch import GradientRun, bind_gradients, choose_backend
+from numbadw.functional import dense_strides
+from numbadw.geometry import Geometry, make_geometry
+from numbadw.memory import SMALL_BYTES, aligned_empty
+
+Array = npt.NDArray[Any]
+# inputs, kernel, bias, grad and out, as given or as checked.
+Arrays = tuple[Any, Any, Any, Any, Any]
+# strides, padding, dilation_rate, data_format, activation and backend, as given.
+Options = tuple[Any, Any, Any, Any, Any, Any]
+# The gradients at inputs, kernel and bias; None where not wanted.
+Results = tuple[Any, Any, Any]
+
+
+class _Call(NamedTuple):
+    """A checked call: what runs it and what it takes."""
+
+    run: GradientRun
+    geometry: Geometry
+    dtype: np.dtype[Any]
+
+
+# Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
+_CALLS: dict[Any, _Call] = {}
+_MOST_CALLS = 4096
+# The shape that no array tells: argument, axes and least size.
+_SHAPES = {
+    "input": ("input_shape", "(N, H, W, C) or (N, C, H, W)", 0),
+    "kernel": ("kernel_shape", "(kh, kw, C, M)", 1),
+}
+
+
+def depthwise_conv2d_input_grad(
+    grad: Array,
+    kernel: Array,
+    input_shape: tuple[int, int, int, int],
+    *,
+    strides: Any = 1,
+    padding: Any = "valid",
+    dilation_rate: Any = 1,
+    data_format: str = "channels_last",
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Give the gradient at the inputs of `depthwise_conv2d`, from that at its result.
+
+    At pixel (n, y, x, c) it is the sum of `grad[n, i, j, c * M + q] *
+    kernel[ki, kj, c, q]` over all q and all pairs of outputs (i, j) and taps (ki, kj)
+    that read this pixel; 0 where none does.  This is the transposed convolution, with
+    no activation: multiply `grad` by the activation's derivative first, or call
+    `depthwise_conv2d_grad`.
+
+    Parameters
+    ----------
+    grad : ndarray, shape (N, oh, ow, C * M) or (N, C * M, oh, ow), float32 or float64
+        The gradient at the result.  Any strides, alignment and byte order.
+    kernel : ndarray, shape (kh, kw, C, M)
+        The filters.  The dtype of `grad`, or one that casts to it safely.
+    input_shape : (int, int, int, int)
+        Shape of the inputs, which `grad` alone does not tell when strides exceed 1.
+    strides, padding, dilation_rate, data_format, backend : optional
+        Those of the forward call: see `depthwise_conv2d`.
+    out : ndarray, optional
+        Where to write: exactly `input_shape` and the dtype of `grad`, writable, apart
+        from `grad` and `kernel`.
+
+    Returns
+    -------
+    ndarray, shape `input_shape`
+        New array, or `out`.
+
+    Raises
+    ------
+    TypeError
+        For an argument of a wrong type or dtype.
+    ValueError
+        For a wrong value or shape, or an `out` that overlaps an input.
+    BackendUnavailableError
+        For `backend="cuda"` where it cannot run.
+
+    Notes
+    -----
+    Cost and accuracy are the forward function's: N * oh * ow * C * M * kh * kw
+    multiply-adds, each result within 4 eps sqrt(terms) sum(abs(grad) * abs(kernel)) of
+    its at most kh * kw * M terms.  Extra memory: O(threads x rows) and a copy of the
+    kernel.  The same bits for any number of threads and on every run.
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning",
+    2016, section 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbadw as ndw
+    >>> grad = np.ones((1, 16, 16, 16), np.float32)
+    >>> kernel = np.ones((3, 3, 8, 2), np.float32)
+    >>> x_grad = ndw.depthwise_conv2d_input_grad(
+    ...     grad, kernel, (1, 32, 32, 8), strides=2, padding="same"
+    ... )
+    >>> x_grad.shape
+    (1, 32, 32, 8)
+    """
+    arrays = None, kernel, None, grad, out
+    options = strides, padding, dilation_rate, data_format, None, backend
+    result = _gradients("input", arrays, input_shape, options)[0]
+    return result if out is None else out
+
+
+def depthwise_conv2d_kernel_grad(
+    inputs: Array,
+    grad: Array,
+    kernel_shape: tuple[int, int, int, int],
+    *,
+    strides: Any = 1,
+    padding: Any = "valid",
+    dilation_rate: Any = 1,
+    data_format: str = "channels_last",
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Give the gradient at the kernel of `depthwise_conv2d`, from that at its result.
+
+    At tap (ki, kj, c, q) it is the sum over n, i, j of `inputs[n, i * sh + ki * dh -
+    top, j * sw + kj * dw - left, c] * grad[n, i, j, c * M + q]`, where inputs outside
+    the image count as zero.  No activation: see `depthwise_conv2d_input_grad`.
+
+    Parameters
+    ----------
+    inputs : ndarray, shape (N, H, W, C) or (N, C, H, W), float32 or float64
+        The images of the forward call.
+    grad : ndarray, shape (N, oh, ow, C * M) or (N, C * M, oh, ow)
+        The gradient at the result.  The dtype of `inputs`, or one that casts to it
+        safely (a converted copy is made then).
+    kernel_shape : (int, int, int, int)
+        (kh, kw, C, M): `grad` alone does not tell the kernel's size.
+    strides, padding, dilation_rate, data_format, backend : optional
+        Those of the forward call: see `depthwise_conv2d`.
+    out : ndarray, optional
+        Where to write: exactly `kernel_shape` and the dtype of `inputs`, writable,
+        apart from `inputs` and `grad`.
+
+    Returns
+    -------
+    ndarray, shape (kh, kw, C, M)
+        New array, or `out`.
+
+    Raises
+    ------
+    TypeError
+        For an argument of a wrong type or dtype.
+    ValueError
+        For a wrong value or shape, or an `out` that overlaps an input.
+    BackendUnavailableError
+        For `backend="cuda"` where it cannot run.
+
+    Notes
+    -----
+    Cost: N * oh * ow * C * M * kh * kw multiply-adds.  Each result is a sum of up to
+    N * oh * ow terms, within 4 eps sqrt(terms) sum(abs(inputs) * abs(grad)): the sum
+    goes in blocks, and where channels do not give enough parallel work, in at most 64
+    parts that are then added in order.  Blocks and parts follow from the shapes alone,
+    so the result has the same bits for any number of threads and on every run.  Extra
+    memory: those parts, each of the kernel's size, and O(threads x rows).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbadw as ndw
+    >>> x = np.ones((1, 32, 32, 8), np.float32)
+    >>> grad = np.ones((1, 16, 16, 16), np.float32)
+    >>> ndw.depthwise_conv2d_kernel_grad(
+    ...     x, grad, (3, 3, 8, 2), strides=2, padding="same"
+    ... ).shape
+    (3, 3, 8, 2)
+    """
+    arrays = inputs, None, None, grad, out
+    options = strides, padding, dilation_rate, data_format, None, backend
+    result = _gradients("kernel", arrays, kernel_shape, options)[1]
+    return result if out is None else out
+
+
+def depthwise_conv2d_grad(
+    inputs: Array,
+    kernel: Array,
+    grad: Array,
+    *,
+    strides: Any = 1,
+    padding: Any = "valid",
+    dilation_rate: Any = 1,
+    data_format: str = "channels_last",
+    activation: Any = None,
+    bias: Array | None = None,
+    backend: str = "auto",
+) -> tuple[Array, Array, Array]:
+    """Give the gradients at inputs, kernel and bias of one `depthwise_conv2d` call.
+
+    With an activation `f`, `grad` is first multiplied by `f'(z)`, where z, the result
+    before the activation, is computed again inside: nothing of the forward call needs
+    keeping but its inputs.  The rest is `depthwise_conv2d_input_grad` and
+    `depthwise_conv2d_kernel_grad`; the bias's gradient is the sum over n, i, j.
+
+    Parameters
+    ----------
+    inputs : ndarray, shape (N, H, W, C) or (N, C, H, W), float32 or float64
+        The images of the forward call.
+    kernel : ndarray, shape (kh, kw, C, M)
+        The filters.
+    grad : ndarray, shape (N, oh, ow, C * M) or (N, C * M, oh, ow)
+        The gradient at the result.  The dtype of `inputs`, or one that casts to it
+        safely (a converted copy is made then).
+    strides, padding, dilation_rate, data_format, activation, backend : optional
+        Those of the forward call: see `depthwise_conv2d`.
+    bias : ndarray, shape (C * M,), optional
+        The bias of the forward call.  It matters to an activation's derivative alone;
+        None is no bias.
+
+    Returns
+    -------
+    inputs_grad : ndarray, shape of `inputs`
+        New array of the dtype of `inputs`, as are the others.
+    kernel_grad : ndarray, shape (kh, kw, C, M)
+    bias_grad : ndarray, shape (C * M,)
+        Always given, whether or not there is a bias.
+
+    Raises
+    ------
+    TypeError
+        For an argument of a wrong type or dtype.
+    ValueError
+        For a wrong value or shape.
+    BackendUnavailableError
+        For `backend="cuda"` where it cannot run.
+
+    Notes
+    -----
+    Cost: 2 * N * oh * ow * C * M * kh * kw multiply-adds, half as many again with an
+    activation.  Accuracy, determinism and memory are those of the two functions; at a
+    kink the derivative is 0 (relu, relu6, hard_*), for leaky_relu at 0 its slope.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbadw as ndw
+    >>> x = np.ones((1, 32, 32, 8), np.float32)
+    >>> kernel = np.ones((3, 3, 8, 2), np.float32)
+    >>> grad = np.ones((1, 30, 30, 16), np.float32)
+    >>> x_grad, kernel_grad, bias_grad = ndw.depthwise_conv2d_grad(
+    ...     x, kernel, grad, activation="relu"
+    ... )
+    >>> x_grad.shape, kernel_grad.shape, bias_grad.shape
+    ((1, 32, 32, 8), (3, 3, 8, 2), (16,))
+    """
+    arrays = inputs, kernel, bias, grad, None
+    options = strides, padding, dilation_rate, data_format, activation, backend
+    return _gradients("both", arrays, None, options)
+
+
+def _gradients(wanted: str, given: Arrays, shape: Any, options: Options) -> Results:
+    """Return the gradients at inputs, kernel and bias, None where not wanted.
+
+    `wanted` is as in `dispatch.bind_gradients`; `shape` is that of the gradient where
+    no array tells it.
+    """
+    key = _key(wanted, given, shape, options)
+    call = None if key is None else _CALLS.get(key)
+    arrays = given
+    if call is None:
+        call, arrays = _check(wanted, given, shape, options)
+        # Only calls that need no conversion are known by their key.
+        if key is not None and all(map(operator.is_, given, arrays)):
+            if len(_CALLS) >= _MOST_CALLS:
+                _CALLS.clear()
+            _CALLS[key] = call
+    elif given[4] is not None:
+        _check_out(given, given[4].shape, call.dtype)
+    return _run(wanted, call, arrays)
+
+
+def _run(wanted: str, call: _Call, arrays: Arrays) -> Results:
+    """Run a checked call, into new arrays where there is no out."""
+    x, w, b, g, out = arrays
+    run, geometry, dtype = call
+    if wanted == "input":
+        x_grad = out
+        if out is None:
+            x_grad = aligned_empty(geometry.input_shape, dtype, small=SMALL_BYTES)
+        run(x, w, b, g, x_grad, None, None)
+        return x_grad, None, None
+    # An out that does not serve the sums has them copied to it.
+    direct = out is not None and out.flags.carray
+    w_grad = out if direct else aligned_empty(geometry.kernel_shape, dtype)
+    if wanted == "kernel":
+        run(x, w, b, g, None, w_grad, None)
+        if out is not None and not direct:
+            out[...] = w_grad
+        return None, w_grad, None
+    x_grad = aligned_empty(geometry.input_shape, dtype, small=SMALL_BYTES)
+    b_grad = aligned_empty((geometry.out_channels,), dtype)
+    run(x, w, b, g, x_grad, w_grad, b_grad)
+    return x_grad, w_grad, b_grad
+
+
+def _key(wanted: str, arrays: Arrays, shape: Any, options: Options) -> Any:
+    """Give all that a plan depends on, or None where it takes the checks to tell."""
+    strides, padding, dilation_rate, data_format, activation, backend = options
+    if not (type(data_format) is type(backend) is str):
+        return None
+    # Only exact types reach the look-up: True == 1, and masked arrays must not hit.
+    kinds: list[Any] = []
+    for array in arrays:
+        if array is None:
+            kinds.append(None)
+        elif type(array) is np.ndarray:
+            kinds += array.shape, array.strides, array.dtype, array.flags.aligned
+        else:
+            return None
+    if type(activation) is not str and activation is not None:
+        activation = activations.resolve(activation)
+    return (
+        wanted,
+        None if shape is None else checks.shape(shape, *_SHAPES[wanted]),
+        checks.pair(strides, "strides"),
+        checks.padding(padding),
+        checks.pair(dilation_rate, "dilation_rate"),
+        data_format,
+        activation,
+        backend,
+        *kinds,
+    )
+
+
+def _check(
+    wanted: str, given: Arrays, shape: Any, options: Options
+) -> tuple[_Call, Arrays]:
+    """Turn the user's arguments into a bound run and the arrays it takes."""
+    inputs, kernel, bias, grad, out = given
+    strides, padding, dilation_rate, data_format, activation, backend = options
+    target = choose_backend(backend, grad if wanted == "input" else inputs)
+    channels_first = checks.data_format(data_format)
+    pairs = checks.pair(strides, "strides"), checks.pair(dilation_rate, "dilation_rate")
+    pads = checks.padding(padding)
+    name, parameter = activations.resolve(activation)
+    x = w = None
+    if wanted == "input":
+        grad = checks.input_array(grad, "grad")
+        dtype = grad.dtype
+        x_shape = checks.shape(shape, *_SHAPES[wanted])
+    else:
+        x = checks.input_array(inputs, "inputs")
+        dtype, x_shape = x.dtype, x.shape
+    if wanted == "kernel":
+        w_shape = checks.shape(shape, *_SHAPES[wanted])
+    else:
+        like = "grad" if wanted == "input" else "inputs"
+        w = checks.weight_array(kernel, "kernel", 4, dtype, like)
+        w_shape = w.shape
+    geometry = make_geometry(x_shape, w_shape, pairs[0], pads, pairs[1], channels_first)
+    b = checks.bias_array(bias, geometry.out_channels, dtype)
+    g = checks.grad_array(grad, geometry, dtype)
+    o = None
+    if out is not None:
+        o = _check_out(given, w_shape if wanted == "kernel" else x_shape, dtype)
+    x_grad_strides = None
+    if wanted != "kernel":
+        dense = dense_strides(x_shape, dtype.itemsize)
+        x_grad_strides = dense if o is None else o.strides
+    run = bind_gradients(
+        target,
+        geometry,
+        dtype,
+        None if x is None else x.strides,
+        g.strides,
+        x_grad_strides,
+        name,
+        parameter,
+        wanted,
+    )
+    return _Call(run, geometry, dtype), (x, w, b, g, o)
+
+
+def _check_out(given: Arrays, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    inputs, kernel, _, grad, out = given
+    return checks.out_array(out, shape, dtype, inputs=inputs, kernel=kernel, grad=grad)
