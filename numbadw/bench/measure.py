@@ -1,4 +1,4 @@
-"""Correctness first, then times: interleaved rounds, the minimum counts."""
+"""Times: interleaved rounds, the minimum counts."""
 
 import gc
 import platform
@@ -6,18 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-import numbadw
-from numbadw.bench.workloads import Workload
-from numbadw.geometry import Padding
 from numbadw.info import cpu_name
 from numbadw.threads import allowed
-
-Array = NDArray[Any]
 
 LIBRARIES = (
     "numbadw",
@@ -45,51 +36,10 @@ LONG_SECONDS = 2e-2
 PROBE_SECONDS = 5e-3
 IDLE_SHARE = 0.1
 SETTLE_SECONDS = 0.1
-# A callable this many times slower than the fastest one stops after three rounds.
+# So many rounds run even if they take longer than the time allowed; after them a
+# callable this many times slower than the yardstick stops.
+LEAST_ROUNDS = 3
 HOPELESS = 10.0
-HOPELESS_ROUNDS = 3
-
-
-class Oracle:
-    """The right result of a workload and the error it may have.
-
-    Both are computed by numbadw's plain NumPy reference, once for each padding that
-    the measured libraries use. The tolerance is 4 eps sqrt(taps) sum|x||w|.
-    """
-
-    def __init__(self, workload: Workload, inputs: Array, kernel: Array) -> None:
-        self._workload, self._inputs, self._kernel = workload, inputs, kernel
-        self._known: dict[Padding, tuple[Array, Array]] = {}
-
-    def error(self, result: Array, padding: Padding) -> float:
-        """Give the largest error of a result, in units of its tolerance."""
-        expected, tolerance = self._expected(padding)
-        if result.shape != expected.shape:
-            raise ValueError(f"result {result.shape}, expected {expected.shape}")
-        difference = np.abs(result - expected)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(difference == 0, 0, difference / tolerance)
-        return float(np.max(ratio, initial=0))
-
-    def check(self, name: str, result: Array, padding: Padding) -> None:
-        """Raise a ValueError when a result is wrong."""
-        error = self.error(result, padding)
-        if not error <= 1:
-            raise ValueError(
-                f"{name} is wrong on {self._workload.id}: error {error:.3g} tolerances"
-            )
-
-    def _expected(self, padding: Padding) -> tuple[Array, Array]:
-        if padding not in self._known:
-            workload, options = self._workload, {**self._workload.options}
-            options.update(padding=padding, backend="reference")
-            convolve = numbadw.depthwise_conv2d
-            expected = convolve(self._inputs, self._kernel, **options)
-            bound = convolve(np.abs(self._inputs), np.abs(self._kernel), **options)
-            taps = np.sqrt(workload.kh * workload.kw)
-            tolerance = 4 * np.finfo(np.float32).eps * taps * bound
-            self._known[padding] = expected, tolerance
-        return self._known[padding]
 
 
 def interleaved(
@@ -99,6 +49,7 @@ def interleaved(
     min_time: float = BATCH_SECONDS,
     budget: float = 5.0,
     settle: float = SETTLE_SECONDS,
+    yardstick: str | None = None,
 ) -> dict[str, float]:
     """Time callables fairly and give the seconds of one call of each.
 
@@ -115,9 +66,12 @@ def interleaved(
     min_time : float, default 2e-4
         Length of a batch in seconds, unless one call takes longer.
     budget : float, default 5.0
-        Seconds after which no round begins; one round always runs.
+        Seconds after which no fourth or later round begins.
     settle : float, default 0.1
         Longest wait before a turn for the thread pools of this process to sleep.
+    yardstick : str, optional
+        What the others are compared with; those ten times slower than it stop after
+        three rounds. By default the fastest.
 
     Returns
     -------
@@ -135,10 +89,11 @@ def interleaved(
                 _settle(settle)
                 seconds = _turn(callables[name], repeats[name], best[name])
                 best[name] = min(best[name], seconds)
-            if time.perf_counter() > end:
+            if number + 1 >= LEAST_ROUNDS and time.perf_counter() > end:
                 break
-            if number + 1 == HOPELESS_ROUNDS:
-                limit = HOPELESS * min(best.values(), default=0.0)
+            if number + 1 == LEAST_ROUNDS:
+                fastest = min(best.values(), default=0.0)
+                limit = HOPELESS * (best[yardstick] if yardstick else fastest)
                 active = [name for name in active if best[name] <= limit]
     return best
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from numbadw.bench.report import LAYER, Row, summary
+from numbadw.bench.passes import LAYER
+from numbadw.bench.table import Row, summary
 
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 # The layers shown; the summary below the table counts all that were measured.

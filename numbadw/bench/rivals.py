@@ -1,6 +1,7 @@
 """The libraries numbadw is compared with, each prepared as its users would.
 
-Every entry of `RIVALS` is a function `prepare(workload, inputs, kernel, threads)`.
+Every entry of `RIVALS` (the forward pass) and of `gradient_rivals` is a function
+`prepare(workload, inputs, kernel, threads)`.
 It builds the model, converts the data to the layout the library wants and gives a
 `Prepared`: the call that is timed, and a way to read its result. What a library
 cannot do, or a library that is not installed, is an `Unavailable` with the reason.
@@ -24,11 +25,13 @@ from numbadw.bench.models import (
     require,
     tflite_model,
 )
-from numbadw.bench.workloads import Workload, aligned_copy
+from numbadw.bench.workloads import Workload, aligned_copy, make_grad
+from numbadw.convert import kernel_from_torch
 from numbadw.geometry import Padding
 from numbadw.memory import aligned_empty
 
 Array = NDArray[Any]
+Result = Array | tuple[Array, ...]
 
 # scipy's filter runs once per result channel: with more of them a call takes minutes.
 SCIPY_CHANNELS = 32
@@ -38,13 +41,14 @@ OPENCV_CHANNELS = (1, 3, 4)
 class Prepared(NamedTuple):
     """A rival that is ready to be timed on one workload.
 
-    `call` computes, `fetch` calls once and gives the result as (n, oh, ow, c * m).
+    `call` computes, `fetch` calls once and gives the result as (n, oh, ow, c * m), or
+    a tuple of gradients in the layouts of numbadw.
     `padding` is what the rival computed with: peers without asymmetric padding pad
     both sides with the larger one. `memory` keeps alive what is read by address.
     """
 
     call: Callable[[], object]
-    fetch: Callable[[], Array]
+    fetch: Callable[[], Result]
     padding: Padding
     memory: tuple[object, ...] = ()
 
@@ -58,13 +62,7 @@ def prepare_torch(
     """Prepare `torch.nn.functional.conv2d` on data in NHWC or NCHW memory order."""
     torch = require("torch")
     torch.set_num_threads(threads)
-    # Tensors made in inference mode need no mode, and no autograd, in the timed call.
-    with torch.inference_mode():
-        data = torch.from_numpy(_in_layout(inputs, layout))
-        weight = torch.from_numpy(oihw(kernel))
-        if layout == "NHWC":
-            data = data.permute(0, 3, 1, 2)
-            weight = weight.to(memory_format=torch.channels_last)
+    data, weight = _torch_images(inputs, layout), _torch_weight(kernel, layout)
     padding = workload.symmetric_padding()
     arguments = (
         (workload.sh, workload.sw),
@@ -79,6 +77,50 @@ def prepare_torch(
 
     def fetch() -> Array:
         return np.asarray(call().permute(0, 2, 3, 1).numpy())
+
+    return Prepared(call, fetch, padding)
+
+
+def prepare_torch_gradients(
+    layout: str,
+    wanted: tuple[bool, bool, bool],
+    workload: Workload,
+    inputs: Array,
+    kernel: Array,
+    threads: int,
+) -> Prepared:
+    """Prepare PyTorch's backward pass, on data in NHWC or NCHW memory order.
+
+    `wanted` are the gradients computed: at the input, the kernel and the bias.
+    """
+    torch = require("torch")
+    torch.set_num_threads(threads)
+    padding = workload.symmetric_padding()
+    arguments = (
+        _torch_images(make_grad(workload, padding), layout),
+        _torch_images(inputs, layout),
+        _torch_weight(kernel, layout),
+        [workload.c * workload.m],
+        [workload.sh, workload.sw],
+        [padding[0][0], padding[1][0]],
+        [workload.dh, workload.dw],
+        False,  # not transposed
+        [0, 0],
+        workload.c,
+        wanted,
+    )
+    call = partial(torch.ops.aten.convolution_backward.default, *arguments)
+
+    def fetch() -> tuple[Array, ...]:
+        images, weight, bias = call()
+        results: list[Array] = []
+        if wanted[0]:
+            results.append(np.asarray(images.permute(0, 2, 3, 1).numpy()))
+        if wanted[1]:
+            results.append(kernel_from_torch(weight, workload.m))
+        if wanted[2]:
+            results.append(np.asarray(bias.numpy()))
+        return tuple(results)
 
     return Prepared(call, fetch, padding)
 
@@ -214,6 +256,24 @@ def _require_plain_filter(workload: Workload, name: str) -> None:
         raise Unavailable(f"{name} has no strides and no dilation")
 
 
+def _torch_images(images: Array, layout: str) -> Any:
+    """Give (n, h, w, c) as a tensor (n, c, h, w) in memory of the layout."""
+    torch = require("torch")
+    # Tensors made in inference mode need no mode, and no autograd, in the timed call.
+    with torch.inference_mode():
+        tensor = torch.from_numpy(_in_layout(images, layout))
+        return tensor.permute(0, 3, 1, 2) if layout == "NHWC" else tensor
+
+
+def _torch_weight(kernel: Array, layout: str) -> Any:
+    """Give the kernel as a tensor (c * m, 1, kh, kw) in memory of the layout."""
+    torch = require("torch")
+    with torch.inference_mode():
+        weight = torch.from_numpy(oihw(kernel))
+        last = layout == "NHWC"
+        return weight.to(memory_format=torch.channels_last) if last else weight
+
+
 def _in_layout(inputs: Array, layout: str) -> Array:
     """Give (n, h, w, c) in aligned memory of the layout, NHWC or NCHW."""
     return inputs if layout == "NHWC" else aligned_copy(inputs.transpose(0, 3, 1, 2))
@@ -248,3 +308,12 @@ RIVALS: dict[str, Prepare] = {
     "opencv": prepare_opencv,
     "scipy": prepare_scipy,
 }
+
+
+def gradient_rivals(*wanted: str) -> dict[str, Prepare]:
+    """Give the libraries that compute the wanted gradients; no other has them."""
+    mask = ("input_grad" in wanted, "kernel_grad" in wanted, "bias_grad" in wanted)
+    return {
+        "torch_channels_last": partial(prepare_torch_gradients, "NHWC", mask),
+        "torch_contiguous": partial(prepare_torch_gradients, "NCHW", mask),
+    }

@@ -1,13 +1,14 @@
 """The layers that are measured: one row per real network layer or image filter."""
 
 import csv
+import math
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numbadw.geometry import Geometry, PadMode, make_geometry
+from numbadw.geometry import Geometry, Padding, PadMode, make_geometry
 from numbadw.memory import aligned_empty
 
 FLOAT_BYTES = 4
@@ -81,18 +82,31 @@ class Workload(NamedTuple):
     def bytes(self) -> int:
         """Bytes moved if input and kernel are read once and the result written once."""
         shapes = (self.input_shape, self.kernel_shape, self.output_shape)
-        return FLOAT_BYTES * sum(int(np.prod(shape)) for shape in shapes)
+        return FLOAT_BYTES * sum(math.prod(shape) for shape in shapes)
+
+    @property
+    def distinct(self) -> int:
+        """Images of the batch that differ; the others repeat them in order.
+
+        The oracle computes these alone, and more than one so that an image taken for
+        its neighbour shows.
+        """
+        return next((d for d in range(2, self.n) if self.n % d == 0), self.n)
 
     @property
     def one_kernel(self) -> bool:
         """Whether every channel has the same kernel, as an image filter has."""
         return self.model == "image"
 
-    def geometry(self) -> Geometry:
-        """Give the geometry of this workload, padding resolved to numbers."""
-        strides, dilation = (self.sh, self.sw), (self.dh, self.dw)
+    def geometry(self, padding: Padding | None = None) -> Geometry:
+        """Give the geometry of this workload, or with another padding than its own."""
         return make_geometry(
-            self.input_shape, self.kernel_shape, strides, self.padding, dilation, False
+            self.input_shape,
+            self.kernel_shape,
+            (self.sh, self.sw),
+            self.padding if padding is None else padding,
+            (self.dh, self.dw),
+            False,
         )
 
     def symmetric_padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -113,10 +127,10 @@ BATCH = 32
 BATCHED_ROWS = 4
 
 
-def load_layers() -> list[Workload]:
-    """Read the network layers of `layers.csv`, batch 1, padding "same"."""
+def load_layers(batch: int = 1) -> list[Workload]:
+    """Read the network layers of `layers.csv`, padding "same"."""
     text = files(__package__).joinpath("layers.csv").read_text(encoding="ascii")
-    return [_layer(row) for row in csv.DictReader(text.splitlines())]
+    return [_layer(row, batch) for row in csv.DictReader(text.splitlines())]
 
 
 def load_workloads() -> list[Workload]:
@@ -136,19 +150,35 @@ def aligned_copy(array: NDArray[Any], offset: int = 0) -> NDArray[Any]:
 def make_data(workload: Workload, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
     """Make the 64-byte aligned input and kernel of a workload, normal noise."""
     rng = np.random.default_rng(seed)
-    inputs = rng.standard_normal(workload.input_shape, dtype=np.float32)
+    inputs = _noise(rng, workload, workload.input_shape)
     kernel = rng.standard_normal(workload.kernel_shape, dtype=np.float32)
     if workload.one_kernel:
         kernel[...] = kernel[:, :, :1, :1].copy()
-    return aligned_copy(inputs), aligned_copy(kernel)
+    return inputs, aligned_copy(kernel)
 
 
-def _layer(row: dict[str, str]) -> Workload:
+def make_grad(workload: Workload, padding: Padding, seed: int = 1) -> NDArray[Any]:
+    """Make the 64-byte aligned gradient at the result that a padding gives."""
+    shape = workload.geometry(padding).output_shape
+    return _noise(np.random.default_rng(seed), workload, shape)
+
+
+def _noise(
+    rng: np.random.Generator, workload: Workload, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Make aligned images of which `workload.distinct` differ."""
+    images = rng.standard_normal((workload.distinct, *shape[1:]), dtype=np.float32)
+    result = aligned_empty(shape, np.float32)
+    result.reshape(-1, *images.shape)[...] = images
+    return result
+
+
+def _layer(row: dict[str, str], batch: int) -> Workload:
     """Turn one row of the table into a workload."""
     size, stride = int(row["kernel"]), int(row["stride"])
     return Workload(
         model=row["model"],
-        n=1,
+        n=batch,
         h=int(row["height"]),
         w=int(row["width"]),
         c=int(row["channels"]),

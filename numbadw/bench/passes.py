@@ -1,0 +1,164 @@
+"""What is measured of a workload: the forward pass, all gradients, or one of them."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import numbadw
+from numbadw.bench.oracle import BIAS_GRAD, INPUT_GRAD, KERNEL_GRAD, OUTPUT
+from numbadw.bench.rivals import RIVALS, Prepare, Result, gradient_rivals
+from numbadw.bench.workloads import FLOAT_BYTES, Workload, aligned_copy, make_grad
+from numbadw.memory import aligned_empty
+
+Array = NDArray[Any]
+Calls = dict[str, Callable[[], Result]]
+
+# What numbadw's forward pass is measured as: a built layer with `out=`, the function on
+# 64-byte aligned data, and the function on data as NumPy aligns it.
+LAYER, FUNCTION, FUNCTION_16 = "layer", "function", "function_16"
+NUMPY_ALIGNMENT = 16
+# The passes; as columns of a table beside another pass they are the same computations.
+FORWARD, GRADIENTS = "forward", "gradients"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over a layer: who computes it, what it gives and what it costs.
+
+    `ours` names the calls of numbadw that `prepare` makes; the first is compared with
+    the rivals, the others stand beside it. `results` are those of the oracle. `target`
+    is the ratio to the best rival below which the summary lists a row.
+    """
+
+    name: str
+    results: tuple[str, ...]
+    ours: tuple[str, ...]
+    rivals: Mapping[str, Prepare]
+    default_rivals: tuple[str, ...]
+    prepare: Callable[[Workload, Array, Array], Calls]
+    target: float
+
+    @property
+    def main(self) -> str:
+        """Name of the call that is compared with the rivals."""
+        return self.ours[0]
+
+    @property
+    def yardstick(self) -> str | None:
+        """What decides that a rival is hopelessly slow: None is the fastest of all.
+
+        Calls beside the main one do less, so that a rival of use may look hopeless.
+        """
+        return None if self.name == FORWARD else self.main
+
+    def part(self, name: str) -> "Pass":
+        """Give the pass that a named call computes: this one, or one beside it."""
+        return PASSES.get(name, self)
+
+    def flops(self, workload: Workload) -> int:
+        """Multiplications and additions; each gradient has those of the forward."""
+        return workload.flops * (2 if self.name == GRADIENTS else 1)
+
+    def bytes(self, workload: Workload) -> int:
+        """Bytes moved if everything is read once and every result written once.
+
+        The forward and each single gradient touch input, kernel and result (or its
+        gradient) once; all gradients together read these and write three more.
+        """
+        if self.name != GRADIENTS:
+            return workload.bytes
+        channels = workload.c * workload.m
+        results = math.prod(workload.input_shape) + math.prod(workload.kernel_shape)
+        return workload.bytes + FLOAT_BYTES * (results + channels)
+
+
+def prepare_forward(workload: Workload, inputs: Array, kernel: Array) -> Calls:
+    """Make the calls of numbadw's forward pass; each gives its result."""
+    layer = numbadw.DepthwiseConv2D(
+        (workload.kh, workload.kw),
+        strides=(workload.sh, workload.sw),
+        padding=workload.padding,
+        dilation_rate=(workload.dh, workload.dw),
+        depth_multiplier=workload.m,
+        use_bias=False,
+    )
+    layer.build(workload.input_shape)
+    layer.kernel[...] = kernel
+    out = aligned_empty(workload.output_shape, np.float32)
+    inputs_16 = aligned_copy(inputs, offset=NUMPY_ALIGNMENT)
+    kernel_16 = aligned_copy(kernel, offset=NUMPY_ALIGNMENT)
+    convolve, options = numbadw.depthwise_conv2d, workload.options
+    return {
+        LAYER: lambda: layer(inputs, out=out),
+        FUNCTION: lambda: convolve(inputs, kernel, **options),
+        FUNCTION_16: lambda: convolve(inputs_16, kernel_16, **options),
+    }
+
+
+def prepare_gradients(workload: Workload, inputs: Array, kernel: Array) -> Calls:
+    """Make the calls of numbadw's gradients, and the forward pass to compare with.
+
+    Those of a single result write into an array of ours, as the measured layer does;
+    `depthwise_conv2d_grad`, which takes no `out`, makes new ones, as the rivals do.
+    """
+    grad = make_grad(workload, workload.padding)
+    out = aligned_empty(workload.output_shape, np.float32)
+    inputs_grad = aligned_empty(workload.input_shape, np.float32)
+    kernel_grad = aligned_empty(workload.kernel_shape, np.float32)
+    options = workload.options
+
+    def all_gradients() -> Result:
+        return numbadw.depthwise_conv2d_grad(inputs, kernel, grad, **options)
+
+    def forward() -> Result:
+        return numbadw.depthwise_conv2d(inputs, kernel, out=out, **options)
+
+    def input_gradient() -> Result:
+        return numbadw.depthwise_conv2d_input_grad(
+            grad, kernel, workload.input_shape, out=inputs_grad, **options
+        )
+
+    def kernel_gradient() -> Result:
+        return numbadw.depthwise_conv2d_kernel_grad(
+            inputs, grad, workload.kernel_shape, out=kernel_grad, **options
+        )
+
+    return {
+        GRADIENTS: all_gradients,
+        FORWARD: forward,
+        INPUT_GRAD: input_gradient,
+        KERNEL_GRAD: kernel_gradient,
+    }
+
+
+def _gradients(name: str, results: tuple[str, ...], beside: tuple[str, ...]) -> Pass:
+    """Describe a pass that computes gradients."""
+    rivals = gradient_rivals(*results)
+    ours = (name, *beside)
+    # The libraries are weakest here: less than 1.5 times as fast is too little.
+    return Pass(name, results, ours, rivals, tuple(rivals), prepare_gradients, 1.5)
+
+
+PASSES = {
+    FORWARD: Pass(
+        name=FORWARD,
+        results=(OUTPUT,),
+        ours=(LAYER, FUNCTION, FUNCTION_16),
+        rivals=RIVALS,
+        # scipy is slower by a factor of ten to a hundred: only on demand.
+        default_rivals=tuple(name for name in RIVALS if name != "scipy"),
+        prepare=prepare_forward,
+        target=1.0,
+    ),
+    GRADIENTS: _gradients(
+        GRADIENTS,
+        (INPUT_GRAD, KERNEL_GRAD, BIAS_GRAD),
+        (FORWARD, INPUT_GRAD, KERNEL_GRAD),
+    ),
+    INPUT_GRAD: _gradients(INPUT_GRAD, (INPUT_GRAD,), (FORWARD,)),
+    KERNEL_GRAD: _gradients(KERNEL_GRAD, (KERNEL_GRAD,), (FORWARD,)),
+}
