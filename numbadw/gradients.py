@@ -39,6 +39,8 @@ class _Call(NamedTuple):
 # Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
 _CALLS: dict[Any, _Call] = {}
 _MOST_CALLS = 4096
+_SIMPLE = (str, int)  # paddings that are their own key
+_INT = {int}
 # The shape that no array tells: argument, axes and least size.
 _SHAPES = {
     "input": ("input_shape", "(N, H, W, C) or (N, C, H, W)", 0),
@@ -331,12 +333,18 @@ def _key(wanted: str, arrays: Arrays, shape: Any, options: Options) -> Any:
             return None
     if type(activation) is not str and activation is not None:
         activation = activations.resolve(activation)
+    if not (type(strides) is type(dilation_rate) is int and type(padding) in _SIMPLE):
+        strides = checks.pair(strides, "strides")
+        dilation_rate = checks.pair(dilation_rate, "dilation_rate")
+        padding = checks.padding(padding)
+    if shape is not None and not (type(shape) is tuple and {*map(type, shape)} == _INT):
+        shape = checks.shape(shape, *_SHAPES[wanted])
     return (
         wanted,
-        None if shape is None else checks.shape(shape, *_SHAPES[wanted]),
-        checks.pair(strides, "strides"),
-        checks.padding(padding),
-        checks.pair(dilation_rate, "dilation_rate"),
+        shape,
+        strides,
+        padding,
+        dilation_rate,
         data_format,
         activation,
         backend,

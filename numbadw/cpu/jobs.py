@@ -12,18 +12,18 @@ is one of them with its plan; `run_all` goes through a list of jobs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
-
-from numba import config
 
 from numbadw import jit, threads
 from numbadw.cpu import launch
 from numbadw.cpu.kernels import kernel_address
 from numbadw.cpu.plan import Plan
+from numbadw.cpu.pool import call_kernel
+from numbadw.cpu.records import get
 
-# The addresses a kernel takes: inputs, kernel, bias, result, gradient.
-Places = tuple[int, int, int, int, int]
+# The five addresses a kernel takes: inputs, kernel, bias, result, gradient.
+Places = Sequence[int]
 
 
 class Job(NamedTuple):
@@ -32,24 +32,23 @@ class Job(NamedTuple):
     kernel: int
     plan: Plan
     address: int
-    chunks: int
+    shares: int
 
 
 def make_job(plan: Plan, flops: int, touched: int) -> Job:
     """Compile a plan's kernel; it does so many operations and touches so many bytes."""
     kernel = kernel_address(plan.feed, plan.tiles)
-    chunks = min(launch.shares(flops, touched, plan.items), config.NUMBA_NUM_THREADS)
-    return Job(kernel, plan, plan.address, chunks)
+    shares = launch.shares(flops, touched, plan.items)
+    return Job(kernel, plan, plan.address, shares)
 
 
-def _serial(
-    kernel: int, x: int, w: int, b: int, o: int, g: int, plan: int, items: int
-) -> None:
-    launch.call_kernel(kernel, x, w, b, o, g, plan, 0, items)
+def _serial(kernel: int, x: int, w: int, b: int, o: int, g: int, plan: int) -> None:
+    items = get(plan, "plan.items")
+    call_kernel(kernel, (x, w, b, o, g, plan, 0, items))
 
 
 def _parallel(
-    share: int,
+    carrier: int,
     kernel: int,
     x: int,
     w: int,
@@ -57,22 +56,21 @@ def _parallel(
     o: int,
     g: int,
     plan: int,
-    items: int,
-    chunks: int,
+    pieces: int,
+    threads: int,
 ) -> None:
-    job = (kernel, x, w, b, o, g, plan, items, chunks)
-    launch.parallel_for(share, job, chunks)
+    items = get(plan, "plan.items")
+    launch.spread(carrier, (kernel, x, w, b, o, g, plan, items, pieces), threads)
 
 
 @functools.cache
 def _serial_driver() -> Any:
-    return jit.compile_driver(_serial, launch.signature(8, "void"))
+    return jit.compile_driver(_serial, launch.signature(7, "void"))
 
 
 @functools.cache
-def _parallel_driver() -> tuple[Callable[..., None], int]:
-    _, share = launch.parallel_driver()
-    return jit.compile_driver(_parallel, launch.signature(10, "void")), share
+def _parallel_driver() -> Any:
+    return launch.compile_parallel(_parallel, launch.signature(10, "void"))
 
 
 def run_all(work: Iterable[tuple[Job, Places]]) -> None:
@@ -81,13 +79,15 @@ def run_all(work: Iterable[tuple[Job, Places]]) -> None:
     limit = threads.state.limit
     many = limit > 1 and threads.running.acquire(False)
     try:
-        for (kernel, plan, address, most), places in work:
-            chunks = min(most, limit)
-            if many and chunks > 1:
-                parallel, share = _parallel_driver()
-                parallel(share, kernel, *places, address, plan.items, chunks)
+        for (kernel, _, address, most), places in work:
+            if many and most > 1:
+                parallel = _parallel_driver()
+                count = min(most, limit)
+                pieces = min(most, launch.PIECES * limit)
+                carrier = launch.carrier(count)
+                parallel(carrier, kernel, *places, address, pieces, count)
             else:
-                serial(kernel, *places, address, plan.items)
+                serial(kernel, *places, address)
     finally:
         if many:
             threads.running.release()

@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, get_num_threads
+from numba import get_num_threads
 from numba.core import cgutils, types
 from numba.extending import intrinsic, register_jitable
 
 from numbadw import jit, threads
+from numbadw.cpu import pool
 from numbadw.cpu.plan import Plan
+from numbadw.cpu.pool import call_kernel, run_piece
 from numbadw.cpu.records import get, word
 from numbadw.dispatch import (
     ARRAYS,
@@ -48,30 +51,6 @@ _FLAGS = _HEADER + 48
 _WRITEABLE = 0x0400
 I32, I64 = ir.IntType(32), ir.IntType(64)
 JOB = ir.ArrayType(I64, 9)  # kernel, x, w, b, o, g, plan, items, chunks
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def call_kernel(
-    typingctx: Any,
-    kernel: Any,
-    x: Any,
-    w: Any,
-    b: Any,
-    o: Any,
-    g: Any,
-    plan: Any,
-    first: Any,
-    last: Any,
-) -> Any:
-    """Call the kernel at an address with its eight integers."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 8)
-        function = builder.inttoptr(args[0], kind.as_pointer())
-        builder.call(function, args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 9), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -147,50 +126,58 @@ def _status(x: int, o: int, wa: int, ba: int, plan: int, check: int) -> int:
     return DONE
 
 
-def _serial(
-    kernel: int, x: int, w: int, b: int, o: int, plan: int, items: int, check: int
-) -> int:
+def _serial(kernel: int, x: int, w: int, b: int, o: int, plan: int, check: int) -> int:
     xa, wa = word(x + _DATA), word(w + _DATA)
     ba = word(b + _DATA) if b else 0
     status = _status(x, o, wa, ba, plan, check)
     if status == DONE:
-        call_kernel(kernel, xa, wa, ba, word(o + _DATA), 0, plan, 0, items)
+        items = get(plan, "plan.items")
+        call_kernel(kernel, (xa, wa, ba, word(o + _DATA), 0, plan, 0, items))
     return status
 
 
 def _share(chunk: int, sizes: int, steps: int, job: int) -> None:
     """Run one chunk of a job; the arguments are those of a generalised ufunc."""
-    number, items, chunks = word(chunk), word(job + 56), word(job + 64)
-    call_kernel(
-        word(job),
-        word(job + 8),
-        word(job + 16),
-        word(job + 24),
-        word(job + 32),
-        word(job + 40),
-        word(job + 48),
-        items * number // chunks,
-        items * (number + 1) // chunks,
-    )
+    run_piece(job, word(chunk))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def run_chunks(share: int, fields: Any, threads: int) -> None:
+    """Run a job on so many of Numba's threads: `pool.run_pieces` without a pool."""
+    kernel, x, w, b, o, g, plan, items, _ = fields
+    job = (kernel, x, w, b, o, g, plan, items, threads)
+    parallel_for(share, job, threads)
+
+
+def _layer() -> str:
+    """Return whose threads to use: our own where they can run, or as the user says."""
+    chosen = os.environ.get("NUMBADW_THREADING_LAYER", "").lower()
+    return "own" if chosen != "numba" and pool.usable() else "numba"
+
+
+LAYER = _layer()
+# A global of compiled code, so that the drivers can be kept on disk.
+spread = pool.run_pieces if LAYER == "own" else run_chunks
 
 
 def _parallel(
-    share: int,
+    carrier: int,
     kernel: int,
     x: int,
     w: int,
     b: int,
     o: int,
     plan: int,
-    items: int,
-    chunks: int,
+    pieces: int,
+    threads: int,
     check: int,
 ) -> int:
     xa, wa, oa = word(x + _DATA), word(w + _DATA), word(o + _DATA)
     ba = word(b + _DATA) if b else 0
     status = _status(x, o, wa, ba, plan, check)
     if status == DONE:
-        parallel_for(share, (kernel, xa, wa, ba, oa, 0, plan, items, chunks), chunks)
+        items = get(plan, "plan.items")
+        spread(carrier, (kernel, xa, wa, ba, oa, 0, plan, items, pieces), threads)
     return status
 
 
@@ -201,18 +188,39 @@ _ALIVE: list[Any] = []  # compiled functions that others know by address alone
 def serial_driver() -> Any:
     """Return the compiled driver for the calling thread alone."""
     _check_struct()
-    return jit.compile_driver(_serial, signature(8))
+    return jit.compile_driver(_serial, signature(7))
 
 
 @functools.cache
-def parallel_driver() -> tuple[Any, int]:
-    """Return the driver that spreads items over Numba's threads, and its `_share`."""
+def parallel_driver() -> Any:
+    """Return the compiled driver that spreads items over threads."""
     _check_struct()
-    get_num_threads()  # starts Numba's threads and defines `numba_parallel_for`
+    return compile_parallel(_parallel, signature(10))
+
+
+def compile_parallel(function: Any, kind: str) -> Any:
+    """Compile a driver that calls `spread`, under a name that says whose threads."""
+    if LAYER == "numba":
+        get_num_threads()  # starts Numba's threads and defines `numba_parallel_for`
+    function.__qualname__ = f"{function.__module__}.{function.__name__}_{LAYER}"
+    return jit.compile_driver(function, kind)
+
+
+@functools.cache
+def _numba_share() -> int:
     share = jit.compile_c_function(_share, 4)
-    driver = jit.compile_driver(_parallel, signature(10))
     _ALIVE.append(share)
-    return driver, share.address
+    return int(share.address)
+
+
+def carrier(threads: int) -> int:
+    """Return what `spread` needs: the pool with enough workers, or `_share`."""
+    if LAYER == "numba":
+        return _numba_share()
+    ours = pool.pool()
+    if ours.workers < threads - 1:
+        ours.grow(threads - 1)
+    return ours.address
 
 
 def signature(count: int, result: str = "int64") -> str:
@@ -241,11 +249,13 @@ def _check_struct() -> None:
         raise RuntimeError(msg)
 
 
-# A parallel launch costs 1 us with the threads awake, 6 us after idling: a share below
-# that gains nothing.  Rates are rough on purpose; they only decide how many to wake.
-SHARE_SECONDS = 2e-6
+# A launch costs 0.5 us with the threads awake, 6 us after idling: a share below that
+# gains nothing.  Rates are rough on purpose; they only decide how many to wake.
+SHARE_SECONDS = 1.5e-6
 FLOPS_PER_SECOND = 120e9
 BYTES_PER_SECOND = 60e9
+# Pieces for each thread to take: enough for one to help another that is held up.
+PIECES = 4
 
 
 def shares(flops: int, touched: int, items: int) -> int:
@@ -256,8 +266,8 @@ def shares(flops: int, touched: int, items: int) -> int:
 
 def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
     """Return the run of a compiled kernel with its plan."""
-    address, items = plan.address, plan.items
-    chunks = min(shares(flops, touched, items), config.NUMBA_NUM_THREADS)
+    address = plan.address
+    most = shares(flops, touched, plan.items)
     serial = serial_driver()
     state, lock = threads.state, threads.running
 
@@ -266,29 +276,31 @@ def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
         x: Any, w: Any, b: Any, o: Any, check: int, alive: Any = plan.integers
     ) -> int:
         bias = 0 if b is None else id(b)
-        status = serial(kernel, id(x), id(w), bias, id(o), address, items, check)
+        status = serial(kernel, id(x), id(w), bias, id(o), address, check)
         return status  # type: ignore[no-any-return]
 
-    if chunks == 1 or state.allowed == 1:
+    if most == 1 or state.allowed == 1:
         return run_serial
     parallel: Any = None
-    share_address = 0
+    carried = many = pieces = 0
 
     def run(
         x: Any, w: Any, b: Any, o: Any, check: int, alive: Any = plan.integers
     ) -> int:
-        nonlocal parallel, share_address
+        nonlocal parallel, carried, many, pieces
         limit = state.limit
         if limit == 1 or not lock.acquire(False):
             return run_serial(x, w, b, o, check)
         try:
-            if parallel is None:
-                parallel, share_address = parallel_driver()
-            share = chunks if chunks < limit else limit
+            if limit != many:
+                parallel = parallel_driver()
+                many = limit
+                carried = carrier(min(most, many))
+                pieces = min(most, PIECES * many)
             bias = 0 if b is None else id(b)
             arrays = id(x), id(w), bias, id(o)
             status = parallel(
-                share_address, kernel, *arrays, address, items, share, check
+                carried, kernel, *arrays, address, pieces, min(most, many), check
             )
             return status  # type: ignore[no-any-return]
         finally:

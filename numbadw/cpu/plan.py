@@ -228,6 +228,7 @@ def assemble(
                 raise ValueError(msg)
             words.extend(row)
             at += 8 * len(row)
+    fields["items"] = items
     head = [fields.pop(name, 0) for name in records.RECORDS["plan"]]
     if fields:
         msg = f"unknown plan fields: {sorted(fields)}"

@@ -19,6 +19,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "o_high",
         "x_low",  # extent of the inputs
         "x_high",
+        "items",  # number of work items
         "sizes_at",  # shape and strides of the inputs, then of the result
         "dtype",  # address of their dtype object
         "w_bytes",  # extent of the kernel and the bias

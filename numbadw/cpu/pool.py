@@ -1,0 +1,297 @@
+"""Threads of our own: a launch costs less than OpenMP's and never waits for an idler.
+
+    leader                                   worker
+    write the job; open; generation += 1     wait for a new generation
+    wake the sleepers                        active += 1; leave if closed
+    take pieces from the front               take pieces from the back
+    close; wait until active == 0            active -= 1
+
+Pieces are taken one by one, so a worker that the system does not run delays nobody:
+the leader does its share.  OpenMP, which Numba uses, waits for every thread at every
+launch; with one more busy process on 2 cores that cost 8 ms a call.  The leader takes
+pieces from one end and the workers from the other, so that consecutive calls find the
+same rows in the same core's cache.
+
+Workers spin for some tens of microseconds, then sleep on a semaphore.  They are plain
+POSIX threads that run compiled code alone: they never need the GIL, no signal is
+delivered to them, and they end before the interpreter does.  Where there are no POSIX
+semaphores Numba's threading layer serves instead (launch.py).
+
+All atomic operations are sequentially consistent: either the leader sees a worker
+active or the worker sees the job closed, so no piece is taken from a job that is over
+and no job is written while a worker may read it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import os
+import platform
+import signal
+import sys
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, register_jitable
+
+from numbadw import jit
+from numbadw.cpu.records import word
+from numbadw.memory import address, aligned_empty
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+LINE = 64
+# Offsets in the pool's memory; what different threads write has a line of its own.
+GENERATION = 0
+STOPPED = 8
+POST = 16  # addresses of sem_post, sem_wait and sched_yield
+WAIT = 24
+YIELD = 32
+OPEN = LINE
+TAKEN = 2 * LINE  # pieces taken, and those of them from the back
+BACK = TAKEN + 8
+ACTIVE = 3 * LINE
+SLEEPERS = 4 * LINE
+SEMAPHORE = 5 * LINE
+JOB = 6 * LINE  # kernel, x, w, b, o, g, plan, items, pieces, threads
+SIZE = 8 * LINE
+# Pauses before a worker sleeps or a leader yields: 30 to 100 us.
+SPINS = 2000
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fetch(typingctx: Any, at: Any) -> Any:
+    """Return the int64 at an address, atomically."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.PointerType())
+        return builder.load_atomic(pointer, "seq_cst", 8, typ=I64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def put(typingctx: Any, at: Any, value: Any) -> Any:
+    """Store an int64, atomically."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        builder.store_atomic(args[1], pointer, "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def update(typingctx: Any, operation: Any, at: Any, value: Any) -> Any:
+    """Return the int64 at an address and `add` to it or `xchg` it, atomically."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[1], ir.PointerType())
+        name = signature.args[0].literal_value
+        return builder.atomic_rmw(name, pointer, args[2], "seq_cst")
+
+    return types.int64(operation, types.int64, types.int64), codegen
+
+
+# LLVM's names of the instruction, as Numba's compiler takes no assembly.
+PAUSE = {
+    "x86_64": ("llvm.x86.sse2.pause", []),
+    "aarch64": ("llvm.aarch64.hint", [1]),
+}
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pause(typingctx: Any) -> Any:
+    """Tell the core that this is a waiting loop."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        name, values = PAUSE.get(platform.machine().lower(), (None, []))
+        if name:
+            arguments = [ir.Constant(I32, value) for value in values]
+            kind = ir.FunctionType(ir.VoidType(), [I32] * len(values))
+            word = cgutils.get_or_insert_function(builder.module, kind, name)
+            builder.call(word, arguments)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def call_c(typingctx: Any, function: Any, argument: Any) -> Any:
+    """Call a C function of one pointer by its address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(I32, [I64])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def call_kernel(typingctx: Any, kernel: Any, places: Any) -> Any:
+    """Call the kernel at an address with its eight integers."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 8)
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        values = [builder.extract_value(args[1], i) for i in range(8)]
+        builder.call(function, values)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, places), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def write(typingctx: Any, at: Any, value: Any) -> Any:
+    """Store an int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], ir.PointerType()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def run_piece(job: int, piece: int) -> None:
+    """Run one piece of a job: its share of the items."""
+    items, pieces = word(job + 56), word(job + 64)
+    call_kernel(
+        word(job),
+        (
+            word(job + 8),
+            word(job + 16),
+            word(job + 24),
+            word(job + 32),
+            word(job + 40),
+            word(job + 48),
+            items * piece // pieces,
+            items * (piece + 1) // pieces,
+        ),
+    )
+
+
+def _work(me: int) -> None:
+    """Serve the pool until it stops; `me` holds the pool's address and a number."""
+    pool, number = word(me), word(me + 8)
+    job = pool + JOB
+    seen = spins = 0
+    while True:
+        if fetch(pool + GENERATION) == seen:
+            if spins < SPINS:
+                pause()
+                spins += 1
+            else:
+                # A job published between these two lines is done without us.
+                update("add", pool + SLEEPERS, 1)
+                call_c(word(pool + WAIT), pool + SEMAPHORE)
+                spins = 0
+            continue
+        seen = fetch(pool + GENERATION)
+        spins = 0
+        if fetch(pool + STOPPED):
+            return
+        update("add", pool + ACTIVE, 1)
+        if fetch(pool + OPEN) and number < word(job + 72):
+            pieces = word(job + 64)
+            while update("add", pool + TAKEN, 1) < pieces:
+                run_piece(job, pieces - 1 - update("add", pool + BACK, 1))
+        update("add", pool + ACTIVE, -1)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def run_pieces(pool: int, fields: Any, threads: int) -> None:
+    """Run a job on at most so many threads, the calling one among them.
+
+    Contract: fields = (kernel, x, w, b, o, g, plan, items, pieces), one call at a time.
+    """
+    job = pool + JOB
+    for i in range(9):
+        write(job + 8 * i, fields[i])
+    write(job + 72, threads - 1)
+    put(pool + TAKEN, 0)
+    put(pool + BACK, 0)
+    put(pool + OPEN, 1)
+    update("add", pool + GENERATION, 1)
+    for _ in range(update("xchg", pool + SLEEPERS, 0)):
+        call_c(word(pool + POST), pool + SEMAPHORE)
+    piece = 0
+    while update("add", pool + TAKEN, 1) < fields[8]:
+        run_piece(job, piece)
+        piece += 1
+    put(pool + OPEN, 0)
+    spins = 0
+    while fetch(pool + ACTIVE):
+        if spins < SPINS:
+            pause()
+            spins += 1
+        else:
+            call_c(word(pool + YIELD), 0)
+
+
+def usable() -> bool:
+    """Tell whether this system has POSIX threads and unnamed semaphores."""
+    return sys.platform.startswith("linux")
+
+
+class Pool:
+    """The workers, and the memory they share with the leader."""
+
+    def __init__(self) -> None:
+        self._c = c = ctypes.CDLL(None, use_errno=True)
+        self._memory = aligned_empty((SIZE // 8,), np.int64)
+        self._memory.fill(0)
+        self.address = address(self._memory)
+        functions = {POST: "sem_post", WAIT: "sem_wait", YIELD: "sched_yield"}
+        for at, name in functions.items():
+            function = ctypes.cast(getattr(c, name), ctypes.c_void_p).value
+            self._memory[at // 8] = function or 0
+        c.sem_init(ctypes.c_void_p(self.address + SEMAPHORE), 0, 0)
+        self._entry = jit.compile_c_function(_work, 1)
+        self._threads: list[Any] = []
+        self._records: list[Any] = []
+        self._process = os.getpid()
+        self.workers = 0
+        atexit.register(self.stop)
+
+    def grow(self, workers: int) -> None:
+        """Start workers until there are so many, or the system refuses."""
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        try:
+            while self.workers < workers and not self._memory[STOPPED // 8]:
+                record = np.array([self.address, self.workers], np.int64)
+                thread = ctypes.c_ulong()
+                entry = ctypes.c_void_p(self._entry.address)
+                place = ctypes.c_void_p(address(record))
+                reference = ctypes.byref(thread)
+                if self._c.pthread_create(reference, None, entry, place):
+                    break
+                self._threads.append(thread)
+                self._records.append(record)
+                self.workers += 1
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def stop(self) -> None:
+        """End the workers and wait for them; a forked child has none."""
+        if os.getpid() != self._process:
+            return
+        self._memory[STOPPED // 8] = 1
+        self._memory[GENERATION // 8] += 1
+        for _ in self._threads:
+            self._c.sem_post(ctypes.c_void_p(self.address + SEMAPHORE))
+        for thread in self._threads:
+            self._c.pthread_join(thread, None)
+        self._threads.clear()
+        self.workers = 0
+
+
+@functools.cache
+def pool() -> Pool:
+    """Return the process's pool, made at the first parallel call."""
+    return Pool()
