@@ -39,8 +39,13 @@ def _version(name: str) -> str:
 
 
 def _threading_layer() -> str:
-    """Return Numba's threading layer, or what will choose it."""
+    """Return whose threads run: our own, or Numba's and which layer of it."""
     import numba
+
+    from numbadw.cpu import launch
+
+    if launch.LAYER == "own":
+        return "numbadw's own"
 
     try:
         return str(numba.threading_layer())

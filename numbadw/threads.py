@@ -4,10 +4,10 @@ The count is process-wide and numbadw's alone: Numba's own setting is read and p
 back round every parallel call.  It never exceeds the CPU affinity, the cgroup's CPU
 quota or what the environment allows.
 
-Two rules keep the host process alive.  One parallel call runs at a time and others
-meanwhile run on their own thread alone: Numba's workqueue layer ends the process on
-concurrent launches, and the other layers would only fight for the same cores.  A
-forked child runs serially: GNU OpenMP's threads do not survive a fork.
+Two rules keep the host process alive, whoever's threads run (cpu/launch.py).  One
+parallel call runs at a time and others meanwhile run on their own thread alone: Numba's
+workqueue layer ends the process on concurrent launches, and more threads would only
+fight for the same cores.  A forked child runs serially: threads do not survive a fork.
 """
 
 from __future__ import annotations

@@ -82,13 +82,13 @@ def count_launches(monkeypatch):
     """Return a list that grows with every parallel launch."""
     from numbadw.cpu import launch
 
-    (real, share), seen = launch.parallel_driver(), []
+    real, seen = launch.parallel_driver(), []
 
     def driver(*arguments):
         seen.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(launch, "parallel_driver", lambda: (driver, share))
+    monkeypatch.setattr(launch, "parallel_driver", lambda: driver)
     # Runs bound before hold the real driver.
     functional._CALLS.clear()
     dispatch.bind_forward.cache_clear()
@@ -280,25 +280,102 @@ for worker in workers:
     worker.join()
 assert not bad
 """
-LAYER = "import numba\nassert numba.threading_layer() == 'workqueue'\n"
+# Whose threads: our own, Numba's as it chooses, and its layer that aborts on misuse.
+LAYERS = {
+    "own": {},
+    "numba": {"NUMBADW_THREADING_LAYER": "numba"},
+    "workqueue": {
+        "NUMBADW_THREADING_LAYER": "numba",
+        "NUMBA_THREADING_LAYER": "workqueue",
+    },
+}
+CHECK = """
+from numbadw.cpu import launch
+wanted = os.environ.get("NUMBADW_THREADING_LAYER", "own")
+assert launch.LAYER == wanted or sys.platform != "linux"
+if wanted == "numba":
+    import numba
+    layer = os.environ.get("NUMBA_THREADING_LAYER", numba.threading_layer())
+    assert numba.threading_layer() == layer
+"""
 FINE = "print('fine')\n"
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
 @forking
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
+@pytest.mark.parametrize("layer", LAYERS)
 def test_a_forked_child_works_alone(layer):
-    run_child(START + FORK + FINE, NUMBA_THREADING_LAYER=layer)
+    run_child(START + FORK + FINE, **LAYERS[layer])
 
 
 @forking
-def test_a_fork_during_a_parallel_call():
-    run_child(START + FORK_DURING + FINE)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_fork_during_a_parallel_call(layer):
+    run_child(START + FORK_DURING + FINE, **LAYERS[layer])
 
 
 @several
-def test_concurrent_callers_on_the_workqueue_layer():
-    run_child(START + CONCURRENT + LAYER + FINE, NUMBA_THREADING_LAYER="workqueue")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_concurrent_callers(layer):
+    run_child(START + CONCURRENT + CHECK + FINE, **LAYERS[layer])
+
+
+STALLED = """
+import multiprocessing, time
+def burn(stop):
+    while not stop.is_set():
+        pass
+if __name__ == "__main__":
+    stop = multiprocessing.get_context("fork").Event()
+    others = [multiprocessing.get_context("fork").Process(target=burn, args=(stop,))
+              for _ in range(2 * (os.cpu_count() or 1))]
+    for other in others:
+        other.start()
+    for _ in range(50):
+        assert good(ndw.depthwise_conv2d(x, k))
+    stop.set()
+    for other in others:
+        other.join()
+"""
+IDLE = """
+from numbadw.cpu import pool
+for turn in range(20):
+    time.sleep(0.01 * (turn % 3))
+    assert good(ndw.depthwise_conv2d(x, k))
+ndw.set_num_threads(1)
+assert good(ndw.depthwise_conv2d(x, k))
+assert pool.pool().workers >= 1
+pool.pool().stop()
+ndw.set_num_threads(64)
+for turn in range(3):
+    assert good(ndw.depthwise_conv2d(x, k))
+assert pool.pool().workers == 0
+"""
+
+
+@several
+@forking
+def test_a_busy_machine_and_idle_times():
+    run_child(START + STALLED + FINE)
+    run_child("import time\n" + START + IDLE + FINE)
+
+
+@several
+def test_signals_go_to_the_main_thread():
+    code = """
+import signal, time
+caught = []
+signal.signal(signal.SIGALRM, lambda *_: caught.append(1))
+assert good(ndw.depthwise_conv2d(x, k))
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+begin = time.monotonic()
+try:
+    signal.pause()
+except AttributeError:
+    time.sleep(0.2)
+assert caught and time.monotonic() - begin < 2
+"""
+    run_child(START + code + FINE)
 
 
 def test_a_child_obeys_its_environment():
