@@ -23,11 +23,12 @@ import numpy as np
 
 from numbadw import jit
 from numbadw.cpu import plan_forward, plan_input_grad, plan_kernel_grad
+from numbadw.cpu.caches import caches
 from numbadw.cpu.copies import dense_steps, plan_copy
 from numbadw.cpu.jobs import Job, make_job, run_all
 from numbadw.cpu.label import PRIME, Tile
 from numbadw.cpu.plan import Steps
-from numbadw.cpu.request import Request
+from numbadw.cpu.request import LARGE_SHARE, Request
 from numbadw.dispatch import GradientRun
 from numbadw.geometry import Geometry
 from numbadw.memory import LINE, address, aligned_empty
@@ -103,6 +104,8 @@ class Backward:
         if derives:
             copies[COPY_G] = self.grad != dense
         image = math.prod(g.input_shape[1:]) + math.prod(g.output_shape[1:])
+        whole = g.n * image * self.itemsize
+        self.large = whole > caches().last // LARGE_SHARE
         self.band = max(1, g.n)
         if both or any(copies.values()):
             most = BAND_BYTES // (image * self.itemsize)
@@ -176,7 +179,8 @@ class Backward:
             if STAGED in self.scratch:
                 result = STAGED
             to = dense_x if result == STAGED else x_grad
-            r = plan_input_grad.make_request(g, self.dtype, grad, to)
+            large = self.large and result != STAGED
+            r = plan_input_grad.make_request(g, self.dtype, grad, to, large)
             job = make_job(plan_input_grad.make_plan(r, g), g.flops, x_bytes + o_bytes)
             jobs.append((job, (g_at, W, NOTHING, result, NOTHING)))
         if result == STAGED and x_grad:
@@ -185,7 +189,8 @@ class Backward:
             )
             jobs.append((job, (STAGED, NOTHING, NOTHING, X_GRAD, NOTHING)))
         if self.wants_kernel and x and grad:
-            r = Request(g, self.dtype, x, grad, "linear", 0.0)
+            large = self.large and x_at == X
+            r = Request(g, self.dtype, x, grad, "linear", 0.0, large=large)
             plan, sizes = plan_kernel_grad.make_plan(r)
             job = make_job(plan, g.flops, x_bytes + o_bytes)
             bias = B_GRAD if self.wants_input else NOTHING

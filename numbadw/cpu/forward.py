@@ -33,7 +33,7 @@ from numbadw.cpu.caches import LINE
 from numbadw.cpu.flat import flat_strip
 from numbadw.cpu.label import Tile
 from numbadw.cpu.pack import compress, copy_element, pack_block, unpack_block
-from numbadw.cpu.records import entry, get, index, prefetch
+from numbadw.cpu.records import entry, get, index
 from numbadw.cpu.simd import BYTES
 from numbadw.cpu.tile import strip
 
@@ -62,10 +62,6 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
             kind = get(here, "strip.kind")
             start = (item % groups) * group
             stop = min(start + group, lanes)
-            share = get(plan, "plan.ahead_bytes")
-            ahead = x + (item + get(plan, "plan.ahead")) * share
-            for line in range(ahead, ahead + share, LINE):
-                prefetch(line)
             fields = (
                 x_at,
                 w + get(block, "rows.w") + get(here, "strip.w"),
@@ -93,6 +89,7 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
                 get(here, "strip.kw"),
                 get(plan, "plan.sh"),
                 get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0,
+                get(plan, "plan.ahead"),
                 plan + PARAMETER,
             )
             if kind == 0:
@@ -177,6 +174,7 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
                     get(block, "rows.kh"),
                     get(here, "strip.kw"),
                     stride,
+                    0,
                     0,
                     plan + PARAMETER,
                 )

@@ -85,6 +85,7 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
                     get(here, "strip.kw"),
                     get(plan, "plan.sh"),
                     0,
+                    get(plan, "plan.ahead"),
                     plan + PARAMETER,
                 )
                 if kind == 0:

@@ -39,6 +39,7 @@ def make_request(
     dtype: np.dtype[np.floating],
     g_strides: tuple[int, ...],
     x_strides: tuple[int, ...],
+    large: bool = False,
 ) -> Request:
     """Return the way back as a problem of its own: gradients in, gradients out."""
     common = (np.gcd(g.sh, g.dh), np.gcd(g.sw, g.dw))
@@ -61,7 +62,7 @@ def make_request(
         ow=g.w,
     )
     axes = rows, columns
-    return Request(mirror, dtype, g_strides, x_strides, "linear", 0.0, axes, g.m)
+    return Request(mirror, dtype, g_strides, x_strides, "linear", 0.0, axes, g.m, large)
 
 
 def takes_any_strides(g: Geometry) -> bool:

@@ -20,6 +20,11 @@ WIDTH = {32: 7, 16: 4}
 MOST_COLUMNS = 8
 # Rows of a block: 32 rows of 7 columns are the longest chain of one sum, 224 terms.
 ROWS_HEIGHT = 32
+# Arrays too large for the caches are crossed a few rows at a time, and the tile asks
+# for what lies so many rows ahead: it jumps too much for the hardware prefetchers.
+# 16x112x112x32 3x3 on one Zen 5 core: 4.7 ms without, 1.4 with.
+STREAMED_HEIGHT = 8
+AHEAD_ROWS = 8
 # Bytes of a part's sums may be so large a share of the arrays read.
 PART_SHARE = 16
 MOST_PARTS = 64
@@ -83,7 +88,8 @@ def make_plan(r: Request) -> tuple[Plan, Sizes]:
     tiles = choose_tiles(r)
     lanes = lane_table(r)
     strips = strip_table(r, tiles)
-    rows = r.row_table(-(-g.oh // ROWS_HEIGHT))
+    height = STREAMED_HEIGHT if r.large else ROWS_HEIGHT
+    rows = r.row_table(-(-g.oh // height))
     units = g.n * len(rows) * len(strips)
     group = len(lanes) if r.large else min(GROUP, len(lanes))
     while group > 1 and -(-len(lanes) // group) < ITEMS and not r.large:
@@ -94,6 +100,7 @@ def make_plan(r: Request) -> tuple[Plan, Sizes]:
     splits = max(1, min(-(-ITEMS // groups), units, room, MOST_PARTS))
     part = -(-(taps + r.channels * r.itemsize) // LINE) * LINE
     fields = r.fields | {
+        "ahead": AHEAD_ROWS if r.large else 0,
         "rows": len(rows),
         "strips": len(strips),
         "lanes": len(lanes),

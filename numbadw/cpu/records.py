@@ -49,8 +49,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "o_pix",
         "sh",  # row stride within a phase
         "stream",  # 1: store past the caches where the result is aligned
-        "ahead",  # items ahead of the work to prefetch inputs for, and bytes an item
-        "ahead_bytes",
+        "ahead",  # output rows ahead of the work to ask for inputs, 0: none
         "parameter",  # the activation's parameter, a float64's bits
         "w",  # input columns
         "ow",  # output columns

@@ -42,8 +42,12 @@ class Request:
         parameter: float,
         axes: tuple[Axis, Axis] | None = None,
         fold: int = 1,
+        large: bool = False,
     ) -> None:
-        """Take the problem; `axes` and `fold` are those of an input gradient."""
+        """Take the problem; `axes` and `fold` are those of an input gradient.
+
+        `large` says that it is part of one too large for the caches.
+        """
         g = geometry
         self.g = g
         itemsize = dtype.itemsize
@@ -61,7 +65,7 @@ class Request:
         self.fold = fold
         self.x_bytes = math.prod(g.input_shape) * itemsize
         self.moved = self.x_bytes + math.prod(g.output_shape) // fold * itemsize
-        self.large = self.moved > caches().last // LARGE_SHARE
+        self.large = large or self.moved > caches().last // LARGE_SHARE
         o_low, o_high = extent(g.output_shape, o_strides, itemsize)
         x_low, x_high = extent(g.input_shape, x_strides, itemsize)
         (bits,) = struct.unpack("q", struct.pack("d", parameter))

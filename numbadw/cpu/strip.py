@@ -45,6 +45,7 @@ STRIP_FIELDS = (
     "kw",
     "sh",
     "stream",  # non-zero: store past the caches
+    "ahead",  # non-zero: ask for the inputs of so many output rows ahead
     "parameter",  # address of the activation's parameter (a float64)
 )
 
@@ -105,6 +106,21 @@ class Strip:
             simd.builder.udiv(used.value, simd.integer(tile.multiplier).value)
         )
         return narrow, None if self.mask is None else narrow.mask(groups)
+
+    def ask(self, row: Int, rows: Int | int, columns: int) -> None:
+        """Ask for input rows from `row` on, which need not exist, into L2.
+
+        Only where the arrays are too large for the caches (`ahead` is not 0).
+        """
+        simd = self.simd
+        last = row + rows
+        with (
+            simd.when(self.ahead.compare("!=", 0)),
+            simd.loop(row, last) as here,
+        ):
+            start = self.x + here * self.x_row
+            for j in range(columns):
+                simd.prefetch(start + j * self.x_pix, 2)
 
     def load_x(self, address: Int) -> Vec:
         """Load the input lanes that belong to the output lanes."""

@@ -46,6 +46,7 @@ class Block:
         for acc in itertools.chain(*self.accs, [self.bias]):
             acc.set(zero)  # in every turn of the loops round the block
         first = simd.builder.and_(ky.compare("==", 0), kx.compare("==", 0))
+        self.first = first
         self.sums_bias = simd.builder.and_(first, strip.b.compare("!=", 0))
 
     def add_bias(self, gradients: list[Vec]) -> None:
@@ -103,12 +104,12 @@ def emit_taps(whole: Strip) -> None:
     ):
         block = Block(strip, ky, kx)
         with simd.loop(strip.first, strip.last) as o:
-            gradient = strip.g + o * strip.o_row
+            row = strip.g + o * strip.o_row
             if tile.single:
                 with simd.loop(zero, strip.columns) as t:
-                    _emit_single(block, o, t, gradient + t * strip.o_pix)
+                    _emit_single(block, o, t * tile.sw, row + t * strip.o_pix)
             else:
-                _emit_columns(block, o, gradient)
+                _emit_columns(block, o, row)
         block.store()
 
 
@@ -121,6 +122,13 @@ def _emit_columns(block: Block, o: Int, gradient: Int) -> None:
         for t in range(tile.width)
     ]
     block.add_bias(gs)
+    with strip.simd.when(block.first):
+        first = (o + strip.ahead) * strip.sh + strip.kh - 1
+        strip.ask(first, strip.sh, tile.sw * tile.width)
+        with strip.simd.when(strip.ahead.compare("!=", 0)):
+            below = gradient + strip.ahead * strip.o_row
+            for t in range(tile.width):
+                strip.simd.prefetch(below + t * strip.o_pix, 2)
 
     def add(at: Int, pairs: list[tuple[Cell, Vec]]) -> None:
         x = strip.load_x(at)
@@ -141,13 +149,14 @@ def _emit_columns(block: Block, o: Int, gradient: Int) -> None:
     block.each_row(o, row)
 
 
-def _emit_single(block: Block, o: Int, t: Int, gradient: Int) -> None:
-    """Emit one output, each of its inputs behind a guard."""
+def _emit_single(block: Block, o: Int, first: Int, gradient: Int) -> None:
+    """Emit one output, each of its inputs behind a guard.
+
+    `first` is the input column that it reads at kernel column 0.
+    """
     strip = block.strip
-    tile = strip.tile
     g = strip.simd.load(gradient, strip.mask)
     block.add_bias([g])
-    first = t * tile.sw
 
     def row(accs: list[Cell], address: Int) -> None:
         start = address + first * strip.x_pix

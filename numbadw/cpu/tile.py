@@ -65,6 +65,8 @@ def emit_block(whole: Strip) -> None:
             for ky in range(kh)
         ]
         accs = [strip.fresh() for _ in range(BLOCK_ROWS)]
+        first = (o + strip.ahead) * sh + kh - 1
+        strip.ask(first, BLOCK_ROWS * sh, tile.sw * tile.width)
         for r in range(sh * (BLOCK_ROWS - 1) + kh):
             row = o * sh + r
             parts = [
@@ -120,6 +122,8 @@ def _emit_rows_lane(strip: Strip) -> None:
     accs = strip.fresh()
     with simd.loop(strip.first, strip.last) as o:
         strip.reset(accs)
+        first = (o + strip.ahead) * strip.sh + strip.kh - 1
+        strip.ask(first, strip.sh, tile.sw * tile.width)
         top = o * strip.sh
         low = (strip.row_lo - top).maximum(0)
         high = (strip.row_hi - top).minimum(strip.kh)

@@ -50,6 +50,8 @@ def emit_tblock(whole: Strip) -> None:
         ]
         accs = [strip.fresh() for _ in range(height)]
         top = o.divided(sh)
+        first = (o + strip.ahead).divided(sh) + reach - 1
+        strip.ask(first, height // sh, tile.width // tile.sw)
         for r in range(height // sh - 1 + reach):
             row = top + r
             parts = []
@@ -73,6 +75,8 @@ def emit_trows(whole: Strip) -> None:
         with simd.loop(strip.top, strip.last) as o:
             strip.reset(accs)
             group = o.divided(strip.sh)
+            first = (o + strip.ahead + strip.kh).divided(strip.sh)
+            strip.ask(first, 1, tile.width // tile.sw)
             rest = o - group * strip.sh
             reach = (strip.kh + strip.sh - 1).divided(strip.sh)
             many = (strip.kh - rest + strip.sh - 1).divided(strip.sh)
