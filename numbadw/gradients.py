@@ -98,12 +98,12 @@ def depthwise_conv2d_input_grad(
 
     Notes
     -----
-    Cost and accuracy are the forward function's: N * oh * ow * C * M * kh * kw
-    multiply-adds, each result within 4 eps sqrt(terms) sum(abs(grad) * abs(kernel)) of
-    its at most kh * kw * M terms.  Extra memory: O(threads x rows) and a copy of the
-    kernel.  The same bits for any number of threads and on every run.
-    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning",
-    2016, section 4.
+    Cost: N * oh * ow * C * M * kh * kw multiply-adds.  Each result is within 4 eps
+    sqrt(terms) sum(abs(grad) * abs(kernel)) of its at most kh * kw * M terms, with the
+    same bits for any number of threads and on every run.  Extra memory: a copy of the
+    kernel, and for channels first and odd strides dense copies of a band of images: a
+    few MiB, or one image where it is larger.  Source: Dumoulin and Visin, "A guide to
+    convolution arithmetic for deep learning", 2016, section 4.
 
     Examples
     --------
@@ -111,10 +111,8 @@ def depthwise_conv2d_input_grad(
     >>> import numbadw as ndw
     >>> grad = np.ones((1, 16, 16, 16), np.float32)
     >>> kernel = np.ones((3, 3, 8, 2), np.float32)
-    >>> x_grad = ndw.depthwise_conv2d_input_grad(
-    ...     grad, kernel, (1, 32, 32, 8), strides=2, padding="same"
-    ... )
-    >>> x_grad.shape
+    >>> options = {"strides": 2, "padding": "same"}
+    >>> ndw.depthwise_conv2d_input_grad(grad, kernel, (1, 32, 32, 8), **options).shape
     (1, 32, 32, 8)
     """
     arrays = None, kernel, None, grad, out
@@ -177,7 +175,7 @@ def depthwise_conv2d_kernel_grad(
     goes in blocks, and where channels do not give enough parallel work, in at most 64
     parts that are then added in order.  Blocks and parts follow from the shapes alone,
     so the result has the same bits for any number of threads and on every run.  Extra
-    memory: those parts, each of the kernel's size, and O(threads x rows).
+    memory: those parts, each of the kernel's size, and the copies of a band of images.
 
     Examples
     --------
@@ -185,9 +183,8 @@ def depthwise_conv2d_kernel_grad(
     >>> import numbadw as ndw
     >>> x = np.ones((1, 32, 32, 8), np.float32)
     >>> grad = np.ones((1, 16, 16, 16), np.float32)
-    >>> ndw.depthwise_conv2d_kernel_grad(
-    ...     x, grad, (3, 3, 8, 2), strides=2, padding="same"
-    ... ).shape
+    >>> options = {"strides": 2, "padding": "same"}
+    >>> ndw.depthwise_conv2d_kernel_grad(x, grad, (3, 3, 8, 2), **options).shape
     (3, 3, 8, 2)
     """
     arrays = inputs, None, None, grad, out
@@ -261,11 +258,9 @@ def depthwise_conv2d_grad(
     >>> x = np.ones((1, 32, 32, 8), np.float32)
     >>> kernel = np.ones((3, 3, 8, 2), np.float32)
     >>> grad = np.ones((1, 30, 30, 16), np.float32)
-    >>> x_grad, kernel_grad, bias_grad = ndw.depthwise_conv2d_grad(
-    ...     x, kernel, grad, activation="relu"
-    ... )
-    >>> x_grad.shape, kernel_grad.shape, bias_grad.shape
-    ((1, 32, 32, 8), (3, 3, 8, 2), (16,))
+    >>> results = ndw.depthwise_conv2d_grad(x, kernel, grad, activation="relu")
+    >>> [result.shape for result in results]
+    [(1, 32, 32, 8), (3, 3, 8, 2), (16,)]
     """
     arrays = inputs, kernel, bias, grad, None
     options = strides, padding, dilation_rate, data_format, activation, backend
@@ -383,17 +378,15 @@ def _check(
     o = None
     if out is not None:
         o = _check_out(given, w_shape if wanted == "kernel" else x_shape, dtype)
-    x_grad_strides = None
-    if wanted != "kernel":
-        dense = dense_strides(x_shape, dtype.itemsize)
-        x_grad_strides = dense if o is None else o.strides
+    dense = dense_strides(x_shape, dtype.itemsize)
+    x_grad_strides = dense if o is None else o.strides
     run = bind_gradients(
         target,
         geometry,
         dtype,
         None if x is None else x.strides,
         g.strides,
-        x_grad_strides,
+        None if wanted == "kernel" else x_grad_strides,
         name,
         parameter,
         wanted,

@@ -22,11 +22,18 @@ COMPILED = [
 ]
 # What the kernels of the gradients depend on.
 BACKWARD = [
-    *COMPILED,
+    ((3, 3), 1, 1, "float32"),
+    ((3, 3), 2, 1, "float32"),
+    ((3, 3), 1, 2, "float32"),
+    ((3, 3), 2, 3, "float32"),
+    ((3, 3), 1, 8, "float32"),
+    ((5, 5), 1, 1, "float32"),
     ((5, 5), 2, 1, "float32"),
     ((7, 7), 1, 1, "float32"),
-    ((2, 4), 3, 3, "float32"),
-    ((3, 3), 2, 2, "float64"),
+    ((2, 4), 1, 1, "float32"),
+    ((2, 2), 3, 1, "float32"),
+    ((3, 3), 1, 1, "float64"),
+    ((3, 3), 1, 2, "float64"),
 ]
 pads = st.tuples(st.integers(0, 6), st.integers(0, 6))
 paddings = st.one_of(
@@ -119,7 +126,7 @@ def test_one_bad_pixel_reaches_its_windows_only(case, data):
     np.testing.assert_array_equal(result[hit == 0], clean[hit == 0])
 
 
-@settings(rules, max_examples=200)
+@settings(rules, max_examples=100)
 @given(cases(BACKWARD), st.integers(0, 2**32 - 1))
 @example(Case(1, 1, 1), 0)
 def test_gradients(case, seed):

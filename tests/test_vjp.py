@@ -12,7 +12,7 @@ from gradient_cases import assert_gradients_close, draw
 from numbadw.layers import DepthwiseConv2D
 
 LAYERS = [
-    {"padding": "same", "strides": 2, "activation": "relu6"},
+    {"padding": "same", "strides": 2, "activation": "gelu"},
     {"padding": ((0, 1), (2, 0)), "dilation_rate": 2, "depth_multiplier": 2},
     {"use_bias": False, "activation": ("leaky_relu", 0.1)},
     {"data_format": "channels_first", "activation": "gelu", "dtype": "float64"},
@@ -22,7 +22,7 @@ LAYERS = [
 def make(arguments, backend, rng):
     """Return a built layer with a bias that is not 0, its inputs and a gradient."""
     layer = DepthwiseConv2D(3, backend=backend, seed=3, **arguments)
-    case = Case(9, 10, 5, first=layer.data_format == "channels_first", n=2)
+    case = Case(9, 10, 19, first=layer.data_format == "channels_first", n=2)
     x = case.arrays(rng)[0].astype(layer.dtype)
     layer.build(x.shape)
     if layer.use_bias:
@@ -72,7 +72,7 @@ def test_an_unbuilt_layer_is_built(backend):
 
 
 def test_weights_are_those_of_the_time_of_the_call(backend, rng):
-    layer, x, grad = make({"activation": "tanh"}, backend, rng)
+    layer, x, grad = make({"activation": "gelu"}, backend, rng)
     before = layer.get_weights()
     _, pullback = layer.vjp(x)
     layer.kernel += 1
@@ -124,8 +124,8 @@ def test_no_images(backend):
         (TypeError, "grad must be a NumPy array", lambda g: 1.0),
         (TypeError, "grad must be an array without a mask", np.ma.array),
         (ValueError, "grad must have 4 dimensions", lambda g: g[0]),
-        (ValueError, r"grad must have the output's shape \(2, 7, 8, 5\), got ndarray of"
-         r" dtype float32 and shape \(1, 7, 8, 5\)", lambda g: g[:1]),
+        (ValueError, r"grad must .* \(2, 7, 8, 19\), got .* \(1, 7, 8, 19\)",
+         lambda g: g[:1]),
     ],
 )  # fmt: skip
 def test_wrong_gradients(error, message, change, backend, rng):
@@ -145,7 +145,7 @@ def test_wrong_inputs_build_nothing(rng):
 
 
 def test_nothing_is_kept_on_the_layer(backend, rng):
-    layer, x, grad = make({"activation": "silu"}, backend, rng)
+    layer, x, grad = make({"activation": "gelu"}, backend, rng)
     layer(x)
     before = {name: id(value) for name, value in vars(layer).items()}
     layer.vjp(x)[1](grad)
@@ -153,7 +153,7 @@ def test_nothing_is_kept_on_the_layer(backend, rng):
 
 
 def test_many_threads_share_a_layer(backend, rng):
-    layer, x, grad = make({"padding": "same", "activation": "silu"}, backend, rng)
+    layer, x, grad = make({"padding": "same", "activation": "gelu"}, backend, rng)
     batches = [(x * n, grad + n) for n in range(8)]
     right = [layer.vjp(x)[1](grad) for x, grad in batches]
     barrier, results = threading.Barrier(8), [None] * 8
@@ -179,10 +179,8 @@ def test_many_threads_share_a_layer(backend, rng):
 
 
 def test_two_layers_in_a_row_by_finite_differences(backend, rng):
-    layers = [
-        DepthwiseConv2D(3, activation="tanh", dtype="float64", backend=backend, seed=1),
-        DepthwiseConv2D(2, 2, "same", 2, dtype="float64", backend=backend, seed=2),
-    ]
+    options = {"activation": "gelu", "dtype": "float64", "backend": backend}
+    layers = [DepthwiseConv2D(3, seed=seed, **options) for seed in (1, 2)]
     x, *_ = draw(Case(6, 6, 2, dtype="float64"), rng)
 
     def loss():
