@@ -126,13 +126,20 @@ class Finish:
                     out.store(total.get(builder), at)
 
     def _fold(self, value: Vec, out: Simd, used: int) -> Vec:
-        """Sum groups of neighbouring lanes, lowest lane first."""
-        fold = self.tile.fold or self.tile.lanes
+        """Sum groups of neighbouring lanes, by halves or lowest lane first."""
+        simd, fold = self.simd, self.tile.fold or self.tile.lanes
+        firsts = [min(i, used - 1) * fold for i in range(out.lanes)]
+        if fold & (fold - 1) == 0:
+            step = 1
+            while step < fold:
+                swapped = [lane ^ step for lane in range(simd.lanes)]
+                value = value + simd.shuffle(value, value, swapped)
+                step *= 2
+            return Vec(out, simd.shuffle(value, value, firsts).value)
         parts = []
         for q in range(fold):
-            pattern = [min(i, used - 1) * fold + q for i in range(out.lanes)]
-            shuffled = self.simd.shuffle(value, value, pattern).value
-            parts.append(Vec(out, shuffled))
+            pattern = [first + q for first in firsts]
+            parts.append(Vec(out, simd.shuffle(value, value, pattern).value))
         return functools.reduce(operator.add, parts)
 
     @contextmanager

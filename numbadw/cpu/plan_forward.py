@@ -189,9 +189,9 @@ def plan_direct(
     tiles = tiles or choose_tiles(r)
     lanes = lane_table(r)
     strips = strips or strip_table(r, tiles, r.x.w, r.o.w)
-    height = LARGE_ROWS if r.large else ROWS_HEIGHT
+    height = LARGE_ROWS if r.far else ROWS_HEIGHT
     rows = r.row_table(-(-g.oh // height), together)
-    group = LARGE_GROUP if r.large else GROUP
+    group = LARGE_GROUP if r.far else GROUP
     group = min(group, len(lanes)) if fold(r) else len(lanes)
     outer = g.n * len(rows) * len(strips)
     while group > 1 and fold(r) and outer * (-(-len(lanes) // group)) < ITEMS:
@@ -200,7 +200,7 @@ def plan_direct(
     items = outer * groups
     full = r.fold == 1 and all(lane[3] == r.lanes for lane in lanes)
     fields = r.fields | {
-        "ahead": LARGE_ROWS if r.large else 0,
+        "ahead": LARGE_ROWS if r.far else 0,
         "rows": len(rows),
         "strips": len(strips),
         "lanes": len(lanes),

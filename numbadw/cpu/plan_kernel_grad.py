@@ -88,11 +88,11 @@ def make_plan(r: Request) -> tuple[Plan, Sizes]:
     tiles = choose_tiles(r)
     lanes = lane_table(r)
     strips = strip_table(r, tiles)
-    height = STREAMED_HEIGHT if r.large else ROWS_HEIGHT
+    height = STREAMED_HEIGHT if r.far else ROWS_HEIGHT
     rows = r.row_table(-(-g.oh // height))
     units = g.n * len(rows) * len(strips)
-    group = len(lanes) if r.large else min(GROUP, len(lanes))
-    while group > 1 and -(-len(lanes) // group) < ITEMS and not r.large:
+    group = len(lanes) if r.far else min(GROUP, len(lanes))
+    while group > 1 and -(-len(lanes) // group) < ITEMS and not r.far:
         group //= 2
     groups = -(-len(lanes) // group)
     taps = g.kh * g.kw * r.channels * r.itemsize
@@ -100,7 +100,7 @@ def make_plan(r: Request) -> tuple[Plan, Sizes]:
     splits = max(1, min(-(-ITEMS // groups), units, room, MOST_PARTS))
     part = -(-(taps + r.channels * r.itemsize) // LINE) * LINE
     fields = r.fields | {
-        "ahead": AHEAD_ROWS if r.large else 0,
+        "ahead": AHEAD_ROWS if r.far else 0,
         "rows": len(rows),
         "strips": len(strips),
         "lanes": len(lanes),
