@@ -82,15 +82,18 @@ class Flat:
 
     def load_x(self, row: Int, tap: dict[str, Int], t: int) -> Vec:
         """Load vector `t` of a row at a tap's shift."""
-        element = self.x_first + t * self.x_step
+        return self.load_at(row, tap, self.x_first + t * self.x_step)
+
+    def load_at(self, row: Int, tap: dict[str, Int], element: Int) -> Vec:
+        """Load the vector that begins at an element of a row, at a tap's shift."""
         address = row + tap["x"] + element * self.simd.itemsize
         mask = None
         if self.tile.guarded:
-            mask = self._inside(tap["first"] + element, tap["count"])
+            mask = self.inside(tap["first"] + element, tap["count"])
         vec = self.narrow.load(address, mask)
         return self.simd.repeat(vec, self.repeat) if self.repeat > 1 else vec
 
-    def _inside(self, element: Int, count: Int) -> Any:
+    def inside(self, element: Int, count: Int) -> Any:
         """Return the mask of lanes whose element of the row exists."""
         narrow, builder = self.narrow, self.simd.builder
         kind = ir.VectorType(I32, narrow.lanes)

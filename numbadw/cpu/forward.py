@@ -275,7 +275,7 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
             if x_bytes:
                 low = max(low, begin * stride)
                 high = max(low, min(high, (end - 1) * stride + kh))
-                _pack_rows(x_at, plan, kh, low, high, x_block, dtype, width, itemsize)
+                pack_rows(x_at, plan, kh, low, high, x_block, dtype, width, itemsize)
                 x_at = x_block - low * x_row
             result = o_at
             if o_bytes:
@@ -322,7 +322,7 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
 
 
 @jit.helper
-def _pack_rows(x, plan, kh, low, high, target, dtype, width, itemsize):  # type: ignore[no-untyped-def]
+def pack_rows(x, plan, kh, low, high, target, dtype, width, itemsize):  # type: ignore[no-untyped-def]
     """Copy input rows so that columns a stride apart become neighbours.
 
     A packed row holds one segment per column phase: columns p, p + stride, ...  Rows

@@ -10,7 +10,9 @@ PRIME = "_prime"  # ends the name of an activation's derivative
 class Tile(NamedTuple):
     """What one compiled strip depends on; `label` is its name everywhere."""
 
-    form: str  # block | rows | wide, tblock | trows, taps, flat | phased, vectors
+    form: (
+        str  # block | rows | wide, tblock | trows, taps, flat | phased, ftaps, vectors
+    )
     dtype: str  # f32 | f64
     lanes: int
     kh: int  # 0 where the emitter takes it at run time

@@ -91,6 +91,20 @@ def copy_element(typingctx: Any, source: Any, target: Any, dtype: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def add_element(typingctx: Any, source: Any, target: Any, dtype: Any) -> Any:
+    """Add one element to another, by address."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ELEMENTS[sig.args[2].literal_value]
+        pointers = [builder.inttoptr(a, ir.PointerType()) for a in args[:2]]
+        one, other = (builder.load(p, typ=kind, align=1) for p in pointers)
+        builder.store(builder.fadd(other, one), pointers[1], align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, dtype), codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def compress(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
     """Store the lanes that a bit mask picks side by side.
 

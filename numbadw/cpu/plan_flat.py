@@ -13,6 +13,7 @@ from numbadw.cpu.flat import ROWS_TOGETHER
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import CHAIN_TAPS, Plan, Table, assemble, cover
 from numbadw.cpu.request import ITEMS, Request
+from numbadw.geometry import Geometry
 
 # Vectors of a strip: 8 rows of 3 fill 24 of 32 registers (flat.py).
 FLAT_WIDTH = 3
@@ -124,6 +125,11 @@ def pick_table(r: Request, channels: int) -> Table:
     return table
 
 
+def phase_bits(g: Geometry) -> int:
+    """Return the set of the column phases that any tap reads, as bits."""
+    return sum({1 << (kx * g.dw - g.pl) % g.sw for kx in range(g.kw)})
+
+
 def make_plan(r: Request, planes: int) -> Plan:
     """Plan all channels together (`planes` = 1), or one output plane at a time."""
     g, isz = r.g, r.itemsize
@@ -152,7 +158,7 @@ def make_plan(r: Request, planes: int) -> Plan:
         "stream": full and r.streams(r.o.n, r.o.h, r.o.c if planes > 1 else 0),
         "sw": g.sw,
         "segment": s.segment * isz,
-        "phases": sum({1 << (kx * g.dw - g.pl) % g.sw for kx in range(g.kw)}),
+        "phases": phase_bits(g),
         "picks": len(picks) // g.sw,
         "x_row": packed_row if s.packs else r.fields["x_h"],
         "o_row": s.total * isz if s.stages else r.fields["o_h"],

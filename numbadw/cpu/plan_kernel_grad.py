@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from numbadw import jit
+from numbadw.cpu import plan_flat as flat
 from numbadw.cpu.caches import LINE
+from numbadw.cpu.flat import ROWS_TOGETHER
+from numbadw.cpu.flat_taps import SUMS
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import Plan, Table, assemble
 from numbadw.cpu.plan_forward import GROUP, lane_table
@@ -35,7 +38,6 @@ class Sizes(NamedTuple):
 
     parts: int
     part: int  # bytes
-    taps: int  # bytes of the kernel gradient
 
 
 def registers() -> int:
@@ -84,6 +86,12 @@ def strip_table(r: Request, tiles: tuple[Tile, ...]) -> Table:
 
 def make_plan(r: Request) -> tuple[Plan, Sizes]:
     """Plan the gradient of the kernel from inputs `r.x` and gradients `r.o`."""
+    few = r.channels <= r.lanes // 2
+    return plan_flat(r) if few and r.dense(r.o, r.channels) else plan_direct(r)
+
+
+def plan_direct(r: Request) -> tuple[Plan, Sizes]:
+    """Plan for lanes along the channels."""
     g, axis = r.g, r.columns
     tiles = choose_tiles(r)
     lanes = lane_table(r)
@@ -95,10 +103,7 @@ def make_plan(r: Request) -> tuple[Plan, Sizes]:
     while group > 1 and -(-len(lanes) // group) < ITEMS and not r.far:
         group //= 2
     groups = -(-len(lanes) // group)
-    taps = g.kh * g.kw * r.channels * r.itemsize
-    room = max(1, r.moved // PART_SHARE // taps)
-    splits = max(1, min(-(-ITEMS // groups), units, room, MOST_PARTS))
-    part = -(-(taps + r.channels * r.itemsize) // LINE) * LINE
+    sizes = cut(r, units, groups)
     fields = r.fields | {
         "ahead": AHEAD_ROWS if r.far else 0,
         "rows": len(rows),
@@ -106,17 +111,95 @@ def make_plan(r: Request) -> tuple[Plan, Sizes]:
         "lanes": len(lanes),
         "groups": groups,
         "group": group,
-        "splits": splits,
+        "splits": sizes.parts,
         "units": units,
-        "part": part,
+        "part": sizes.part,
         "x_row": r.fields["x_h"],
         "x_pix": r.x.w * axis.in_step,
         "o_row": r.fields["o_h"],
         "o_pix": r.o.w * axis.out_step,
     }
     tables = {"sizes": r.sizes, "rows": rows, "strips": strips, "lanes": lanes}
-    plan = assemble("kernel_grad", tiles, splits * groups, fields, tables)
-    return plan, Sizes(splits, part, taps)
+    plan = assemble("kernel_grad", tiles, sizes.parts * groups, fields, tables)
+    return plan, sizes
+
+
+def cut(r: Request, units: int, groups: int) -> Sizes:
+    """Cut the units into parts, so that with the groups there is work for many."""
+    taps = r.g.kh * r.g.kw * r.channels * r.itemsize
+    room = max(1, r.moved // PART_SHARE // taps)
+    parts = max(1, min(-(-ITEMS // groups), units, room, MOST_PARTS))
+    return Sizes(parts, -(-(taps + r.channels * r.itemsize) // LINE) * LINE)
+
+
+def flat_runs(r: Request, s: flat.Shape, taps: Table) -> Table:
+    """Return the runs of vectors of a row, each without or with guards."""
+    phase = r.columns.phases[0]
+    kernel = r.tap_offset(phase), r.g.kw
+    table: Table = []
+    for v in range(-(-s.total // s.used)):
+        left, first = s.total - v * s.used, v * s.step
+        inside = left >= r.lanes
+        for _, start, elements in taps:
+            low = start + first
+            inside = inside and low >= 0 and low + r.lanes // s.m <= elements
+        kind = int(not inside)
+        if table and table[-1][0] == kind:
+            table[-1] = (*table[-1][:7], table[-1][7] + 1, table[-1][8])
+        else:
+            offset = v * s.used * r.itemsize
+            table.append((kind, first, offset, *kernel, 0, 0, 1, left))
+    return table
+
+
+def plan_flat(r: Request) -> tuple[Plan, Sizes]:
+    """Plan for lanes along the row: few channels."""
+    g = r.g
+    s = flat.Shape(r, planes=1)
+    together = ROWS_TOGETHER[registers()]
+    kh = -(-g.kh // -(-g.kh // (SUMS * together)))
+    shape = r.dtype, r.lanes, kh, 0, r.rows.stride, 0, together, s.m
+    tiles = tuple(
+        Tile("ftaps", *shape, guarded, True, "linear") for guarded in (False, True)
+    )
+    taps = flat.tap_table(r, s)
+    runs = flat_runs(r, s, taps)
+    picks = flat.pick_table(r, s.c) if s.packs and r.dense(r.x, s.c) else []
+    row_bytes = (g.w * s.c * r.rows.stride + s.total) * r.itemsize
+    blocks = max(-(-(g.oh * row_bytes) // flat.FLAT_BYTES), -(-ITEMS // max(g.n, 1)))
+    rows = r.row_table(blocks, together)
+    units = g.n * len(rows)
+    sizes = cut(r, units, 1)
+    packed_row = g.sw * s.segment * r.itemsize
+    tallest = max(row[7] - row[6] for row in rows)
+    need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)
+    fields = r.fields | {
+        "rows": len(rows),
+        "strips": len(runs),
+        "splits": sizes.parts,
+        "units": units,
+        "part": sizes.part,
+        "c": s.c,
+        "period": s.c * s.m,
+        "used": s.used,
+        "sw": g.sw,
+        "segment": s.segment * r.itemsize,
+        "phases": flat.phase_bits(g),
+        "picks": len(picks) // g.sw,
+        "x_row": packed_row if s.packs else r.fields["x_h"],
+        "o_row": r.fields["o_h"],
+        "x_pix": s.step,
+        "o_pix": s.used * r.itemsize,
+        "scratch_x": need * packed_row if s.packs else 0,
+    }
+    tables = {
+        "sizes": r.sizes,
+        "rows": rows,
+        "strips": runs,
+        "taps": taps,
+        "picks": picks,
+    }
+    return assemble("kernel_grad_flat", tiles, sizes.parts, fields, tables), sizes
 
 
 def plan_sum(parts: int, part: int, length: int, tile: Tile) -> Plan:

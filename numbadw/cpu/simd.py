@@ -306,6 +306,11 @@ class Simd:
         lanes = ir.Constant(ir.VectorType(I32, len(pattern)), list(pattern))
         return Vec(self, self.builder.shuffle_vector(a.value, b.value, lanes))
 
+    def pick(self, mask: Any, pattern: Sequence[int]) -> Any:
+        """Return a mask whose lanes are those of `mask` by `pattern`."""
+        lanes = ir.Constant(ir.VectorType(I32, len(pattern)), list(pattern))
+        return self.builder.shuffle_vector(mask, mask, lanes)
+
     @contextmanager
     def when(self, condition: Any) -> Iterator[None]:
         """Emit the body under a run-time condition."""
