@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbadw import jit
-from numbadw.cpu import plan_forward, plan_input_grad, plan_kernel_grad
+from numbadw.cpu import bands, plan_forward, plan_input_grad, plan_kernel_grad
 from numbadw.cpu.caches import caches
 from numbadw.cpu.copies import dense_steps, plan_copy
 from numbadw.cpu.jobs import Job, make_job, run_all
 from numbadw.cpu.label import PRIME, Tile
-from numbadw.cpu.plan import Steps
+from numbadw.cpu.plan import Plan, Steps
 from numbadw.cpu.request import LARGE_SHARE, Request
 from numbadw.dispatch import GradientRun
 from numbadw.geometry import Geometry
@@ -46,6 +46,7 @@ NOTHING, X, W, B, G, X_GRAD, W_GRAD, B_GRAD = range(8)
 COPY_X, COPY_G, DERIVED, STAGED, SUMS = range(8, 13)
 Place = tuple[int, int]  # one of these, and bytes from its start
 NONE: Place = (NOTHING, 0)
+NO = (NOTHING, NOTHING)  # neither kernel nor bias
 
 
 class Step(NamedTuple):
@@ -90,8 +91,8 @@ class Backward:
         self.steps = self._plan()
 
     def _choose_copies(self) -> None:
-        """Choose which arrays go through dense scratch, and the images of a band."""
-        g, both = self.g, self.wants_input and self.wants_kernel
+        """Choose which arrays go through dense scratch, and the bands."""
+        g = self.g
         derives = self.activation != "linear"
         dense = dense_steps(g.output_shape, self.itemsize)
         far_g = not self._near(self.grad, g.out_channels)
@@ -104,16 +105,26 @@ class Backward:
         if derives:
             copies[COPY_G] = self.grad != dense
         image = math.prod(g.input_shape[1:]) + math.prod(g.output_shape[1:])
-        whole = g.n * image * self.itemsize
-        self.large = whole > caches().last // LARGE_SHARE
-        self.band = max(1, g.n)
-        if both or any(copies.values()):
-            most = BAND_BYTES // (image * self.itemsize)
-            self.band = max(1, min(self.band, most))
+        image *= self.itemsize
+        self.large = g.n * image > caches().last // LARGE_SHARE
+        if not any(copies.values()):
+            self.bands = bands.whole(g, max(1, g.n))
+        elif image <= BAND_BYTES:
+            self.bands = bands.whole(g, max(1, BAND_BYTES // image))
+        else:
+            self.bands = bands.rows(g, g.h * BAND_BYTES // image)
+        shapes = {band.shape for band in self.bands}
         for name, needed in copies.items():
             if needed:
-                like = g.input_shape if name in (COPY_X, STAGED) else g.output_shape
-                self.scratch[name] = (self.band, *like[1:])
+                sizes = [math.prod(self._shape(name, shape)) for shape in shapes]
+                self.scratch[name] = (max(sizes, default=0),)
+
+    def _shape(self, name: int, shape: bands.Shape) -> tuple[int, ...]:
+        """Return the shape of a band's scratch array."""
+        if name == STAGED:
+            return shape.input(self.g).input_shape
+        forward = shape.forward(self.g)
+        return forward.input_shape if name == COPY_X else forward.output_shape
 
     def _near(self, steps: Steps | None, channels: int) -> bool:
         return steps is None or channels == 1 or steps.c == self.itemsize
@@ -121,23 +132,23 @@ class Backward:
     def _plan(self) -> list[Step]:
         """Plan the steps of every band, and the sums at the end."""
         plan = functools.cache(self._plan_band)
-        bands = [
-            (n, plan(min(self.band, self.g.n - n)))
-            for n in range(0, self.g.n, self.band)
-        ]
-        parts = [sizes.parts for _, (_, sizes) in bands if sizes]
-        self.parts = max(parts, default=1)
+        planned = [(band, *plan(band.shape)) for band in self.bands]
+        self.parts = max((sizes.parts for *_, sizes in planned if sizes), default=1)
         if self.parts > 1:
             self.scratch[SUMS] = (self.parts * self.part // self.itemsize,)
-        advance = {
-            name: steps.n
-            for name, steps in ((X, self.x), (G, self.grad), (X_GRAD, self.x_grad))
-            if steps
-        }
         steps = []
-        for n, (band, _) in bands:
-            for job, names in band:
-                places = [self._place(name, n * advance.get(name, 0)) for name in names]
+        for band, jobs, _ in planned:
+            offsets = {
+                name: band.n * step.n + row * step.h
+                for name, step, row in (
+                    (X, self.x, band.x),
+                    (G, self.grad, band.o),
+                    (X_GRAD, self.x_grad, band.y),
+                )
+                if step
+            }
+            for job, names in jobs:
+                places = [self._place(name, offsets.get(name, 0)) for name in names]
                 steps.append(Step(job, tuple(places)))  # type: ignore[arg-type]
         return steps + self._plan_sums()
 
@@ -147,55 +158,56 @@ class Backward:
             return SUMS, self.w_bytes if name == B_GRAD else 0
         return name, offset
 
-    def _plan_band(self, n: int) -> tuple[list[tuple[Job, Names]], Any]:
-        """Plan the jobs of a band of `n` images, with the names of their places."""
-        g, size = dataclasses.replace(self.g, n=n), self.itemsize
-        x_bytes = math.prod(g.input_shape) * size
-        o_bytes = math.prod(g.output_shape) * size
-        dense_x = dense_steps(g.input_shape, size)
-        dense_g = dense_steps(g.output_shape, size)
-        x, grad, x_grad, sizes = self.x, self.grad, self.x_grad, None
-        x_at, g_at, result = X, G, X_GRAD
+    def _plan_band(self, shape: bands.Shape) -> tuple[list[tuple[Job, Names]], Any]:
+        """Plan the jobs of a band, with the names of their places."""
         jobs: list[tuple[Job, Names]] = []
-        if COPY_X in self.scratch and x:
-            job = make_job(
-                plan_copy("copy_in", g.input_shape, x, self.tile), 0, 2 * x_bytes
+        x, grad, x_at, g_at = self.x, self.grad, X, G
+        if x and COPY_X in self.scratch:
+            jobs.append((self._copy("copy_in", COPY_X, x, shape), (X, *NO, COPY_X, 0)))
+            x, x_at = self._dense(COPY_X, shape), COPY_X
+        if grad and COPY_G in self.scratch:
+            job = self._copy("copy_in", COPY_G, grad, shape)
+            jobs.append((job, (G, *NO, COPY_G, 0)))
+            grad, g_at = self._dense(COPY_G, shape), COPY_G
+        if x and DERIVED in self.scratch:
+            name, g = self.activation + PRIME, shape.forward(self.g)
+            grad = self._dense(DERIVED, shape)
+            r = Request(g, self.dtype, x, grad, name, self.parameter)
+            jobs.append(
+                (self._job(plan_forward.plan_direct(r), r), (x_at, W, B, DERIVED, g_at))
             )
-            jobs.append((job, (X, NOTHING, NOTHING, COPY_X, NOTHING)))
-            x, x_at = dense_x, COPY_X
-        if COPY_G in self.scratch and grad:
-            job = make_job(
-                plan_copy("copy_in", g.output_shape, grad, self.tile), 0, 2 * o_bytes
-            )
-            jobs.append((job, (G, NOTHING, NOTHING, COPY_G, NOTHING)))
-            grad, g_at = dense_g, COPY_G
-        if DERIVED in self.scratch and x:
-            name = self.activation + PRIME
-            r = Request(g, self.dtype, x, dense_g, name, self.parameter)
-            job = make_job(plan_forward.plan_direct(r), g.flops, x_bytes + 2 * o_bytes)
-            jobs.append((job, (x_at, W, B, DERIVED, g_at)))
-            grad, g_at = dense_g, DERIVED
-        if x_grad and grad:
-            if STAGED in self.scratch:
-                result = STAGED
-            to = dense_x if result == STAGED else x_grad
-            large = self.large and result != STAGED
+            g_at = DERIVED
+        if self.x_grad and grad:
+            staged = STAGED in self.scratch
+            to = self._dense(STAGED, shape) if staged else self.x_grad
+            result = STAGED if staged else X_GRAD
+            g, large = shape.input(self.g), self.large and not staged
             r = plan_input_grad.make_request(g, self.dtype, grad, to, large)
-            job = make_job(plan_input_grad.make_plan(r, g), g.flops, x_bytes + o_bytes)
-            jobs.append((job, (g_at, W, NOTHING, result, NOTHING)))
-        if result == STAGED and x_grad:
-            job = make_job(
-                plan_copy("copy_out", g.input_shape, x_grad, self.tile), 0, 2 * x_bytes
-            )
-            jobs.append((job, (STAGED, NOTHING, NOTHING, X_GRAD, NOTHING)))
-        if self.wants_kernel and x and grad:
-            large = self.large and x_at == X
-            r = Request(g, self.dtype, x, grad, "linear", 0.0, large=large)
-            plan, sizes = plan_kernel_grad.make_plan(r)
-            job = make_job(plan, g.flops, x_bytes + o_bytes)
-            bias = B_GRAD if self.wants_input else NOTHING
-            jobs.append((job, (x_at, NOTHING, bias, W_GRAD, g_at)))
+            plan = plan_input_grad.make_plan(r, g)
+            jobs.append((self._job(plan, r), (g_at, W, 0, result, 0)))
+            if staged:
+                job = self._copy("copy_out", STAGED, self.x_grad, shape)
+                jobs.append((job, (STAGED, *NO, X_GRAD, 0)))
+        if not (self.wants_kernel and x and grad and shape.k_rows):
+            return jobs, None
+        g, large = shape.kernel(self.g), self.large and x_at == X
+        r = Request(g, self.dtype, x, grad, "linear", 0.0, large=large)
+        plan, sizes = plan_kernel_grad.make_plan(r)
+        bias = B_GRAD if self.wants_input else NOTHING
+        jobs.append((self._job(plan, r), (x_at, 0, bias, W_GRAD, g_at)))
         return jobs, sizes
+
+    def _job(self, plan: Plan, r: Request) -> Job:
+        return make_job(plan, r.g.flops, r.moved)
+
+    def _copy(self, feed: str, name: int, steps: Steps, shape: bands.Shape) -> Job:
+        """Return the copy between the caller's array and a scratch array."""
+        sizes = self._shape(name, shape)
+        plan = plan_copy(feed, sizes, steps, self.tile)
+        return make_job(plan, 0, 2 * math.prod(sizes) * self.itemsize)
+
+    def _dense(self, name: int, shape: bands.Shape) -> Steps:
+        return dense_steps(self._shape(name, shape), self.itemsize)
 
     def _plan_sums(self) -> list[Step]:
         """Plan the sums over the parts: of the kernel's gradient and of the bias'."""

@@ -64,24 +64,26 @@ def _parallel(
 
 
 @functools.cache
-def _serial_driver() -> Any:
+def serial_driver() -> Any:
+    """Return the compiled driver for the calling thread alone."""
     return jit.compile_driver(_serial, launch.signature(7, "void"))
 
 
 @functools.cache
-def _parallel_driver() -> Any:
+def parallel_driver() -> Any:
+    """Return the compiled driver that spreads items over threads."""
     return launch.compile_parallel(_parallel, launch.signature(10, "void"))
 
 
 def run_all(work: Iterable[tuple[Job, Places]]) -> None:
     """Run jobs in order, each over the threads where that pays and they are free."""
-    serial = _serial_driver()
+    serial = serial_driver()
     limit = threads.state.limit
     many = limit > 1 and threads.running.acquire(False)
     try:
         for (kernel, _, address, most), places in work:
             if many and most > 1:
-                parallel = _parallel_driver()
+                parallel = parallel_driver()
                 count = min(most, limit)
                 pieces = min(most, launch.PIECES * limit)
                 carrier = launch.carrier(count)
