@@ -114,7 +114,7 @@ class Request:
     def row_table(self, blocks: int, multiple: int = 1) -> Table:
         """Return the row blocks of every phase, about `blocks` in all."""
         table: Table = []
-        each = -(-blocks // len(self.rows.phases))
+        each = -(-blocks // max(1, len(self.rows.phases)))
         for phase in self.rows.phases:
             for first, last in row_blocks(phase.outputs, each, multiple):
                 table.append(
