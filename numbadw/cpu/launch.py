@@ -255,7 +255,7 @@ SHARE_SECONDS = 1.5e-6
 FLOPS_PER_SECOND = 120e9
 BYTES_PER_SECOND = 60e9
 # Pieces for each thread to take: enough for one to help another that is held up.
-PIECES = 4
+PIECES = 2
 
 
 def shares(flops: int, touched: int, items: int) -> int:

@@ -11,7 +11,7 @@ from numbadw.cpu.flat import ROWS_TOGETHER
 from numbadw.cpu.flat_taps import SUMS
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import Plan, Table, assemble
-from numbadw.cpu.plan_forward import GROUP, lane_table
+from numbadw.cpu.plan_forward import GROUP, LARGE_ROWS, lane_table
 from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.simd import BYTES
 
@@ -23,11 +23,6 @@ WIDTH = {32: 7, 16: 4}
 MOST_COLUMNS = 8
 # Rows of a block: 32 rows of 7 columns are the longest chain of one sum, 224 terms.
 ROWS_HEIGHT = 32
-# Arrays too large for the caches are crossed a few rows at a time, and the tile asks
-# for what lies so many rows ahead: it jumps too much for the hardware prefetchers.
-# 16x112x112x32 3x3 on one Zen 5 core: 4.7 ms without, 1.4 with.
-STREAMED_HEIGHT = 8
-AHEAD_ROWS = 8
 # Bytes of a part's sums may be so large a share of the arrays read.
 PART_SHARE = 16
 MOST_PARTS = 64
@@ -96,7 +91,7 @@ def plan_direct(r: Request) -> tuple[Plan, Sizes]:
     tiles = choose_tiles(r)
     lanes = lane_table(r)
     strips = strip_table(r, tiles)
-    height = STREAMED_HEIGHT if r.far else ROWS_HEIGHT
+    height = LARGE_ROWS if r.far else ROWS_HEIGHT
     rows = r.row_table(-(-g.oh // height))
     units = g.n * len(rows) * len(strips)
     group = len(lanes) if r.far else min(GROUP, len(lanes))
@@ -105,7 +100,7 @@ def plan_direct(r: Request) -> tuple[Plan, Sizes]:
     groups = -(-len(lanes) // group)
     sizes = cut(r, units, groups)
     fields = r.fields | {
-        "ahead": AHEAD_ROWS if r.far else 0,
+        "ahead": LARGE_ROWS if r.far else 0,
         "rows": len(rows),
         "strips": len(strips),
         "lanes": len(lanes),
