@@ -1,7 +1,10 @@
 """The CPU backend: a register tile in LLVM vector code, Numba loops round it.
 
-Read in this order: `tile.py` (knows registers), `forward.py` (knows memory),
-`plan_forward.py` and `plan_flat.py` (know numbers), `launch.py` (knows threads).
+Read in this order: `strip.py` and `tile.py` (know registers), `forward.py` (knows
+memory), `plan_forward.py` and `plan_flat.py` (know numbers), `launch.py` and `pool.py`
+(know threads).  The gradients: `backward.py` (which kernels in which order), then
+`transposed.py` and `plan_input_grad.py`, `taps.py`, `kernel_grad.py` and
+`plan_kernel_grad.py`.
 """
 
 from __future__ import annotations

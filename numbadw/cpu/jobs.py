@@ -5,8 +5,8 @@ is one of them with its plan; `run_all` goes through a list of jobs.
 
     with the threads, if they are free:
         for job, addresses in work:
-            for chunk in range(chunks):                  # each on its own thread
-                kernel(x, w, b, o, g, plan, items * chunk // chunks, ...)
+            for piece in range(pieces):                  # whichever thread is free
+                kernel(x, w, b, o, g, plan, items * piece // pieces, ...)
 """
 
 from __future__ import annotations

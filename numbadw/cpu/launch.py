@@ -1,10 +1,13 @@
-"""Call a compiled kernel by address, serially or over Numba's threads.
+"""Call a compiled kernel by address, serially or over threads.
 
-    launch(kernel, x, w, b, o, plan, items, chunks, check):
+    launch(kernel, x, w, b, o, plan, pieces, threads, check):
         read the data pointers of the four arrays
         refuse a read-only result or one that may overlap an input
-        for chunk in range(chunks):                  # each on its own thread
-            kernel(x, w, b, o, 0, plan, items * chunk // chunks, ...)
+        for piece in range(pieces):                  # whichever thread is free
+            kernel(x, w, b, o, 0, plan, items * piece // pieces, ...)
+
+The threads are our own (pool.py), or Numba's where those cannot run or the variable
+NUMBADW_THREADING_LAYER says `numba`.
 
 Arrays come as `id(array)`: an integer crosses into compiled code in 30 ns where an
 array takes 100 ns and one compiled driver per array type.  The data pointer is the
