@@ -1,7 +1,8 @@
 """Depthwise 2-D convolution for NumPy arrays at the speed of the hardware."""
 
 # Imported at once: a fork during a first call could leave a half-done import behind.
-import numbadw.cpu  # noqa: F401
+import numbadw.cpu
+import numbadw.reference  # noqa: F401
 from numbadw.convert import kernel_from_torch, kernel_to_torch
 from numbadw.dispatch import BackendUnavailableError
 from numbadw.functional import depthwise_conv2d

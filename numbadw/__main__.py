@@ -1,4 +1,4 @@
-"""The commands: `python -m numbadw info | demo | bench | warmup`."""
+"""The commands: `python -m numbadw info | demo | bench | selftest | warmup`."""
 
 import argparse
 import sys
@@ -42,6 +42,13 @@ def demo(argv: Sequence[str]) -> int:
 def bench(argv: Sequence[str]) -> int:
     """Compare with the other libraries."""
     from numbadw.bench.report import main as run
+
+    return run(argv)
+
+
+def selftest(argv: Sequence[str]) -> int:
+    """Compare random calls with the reference."""
+    from numbadw.selftest.command import main as run
 
     return run(argv)
 
@@ -90,7 +97,13 @@ def _activation(text: str) -> str | tuple[str, float]:
         raise argparse.ArgumentTypeError(message) from None
 
 
-COMMANDS = {"info": info, "demo": demo, "bench": bench, "warmup": warmup}
+COMMANDS = {
+    "info": info,
+    "demo": demo,
+    "bench": bench,
+    "selftest": selftest,
+    "warmup": warmup,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
+from numpy import ma
 
 from numbadw.geometry import Geometry, Padding
 
@@ -243,7 +244,7 @@ def _choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
 
 def _plain_array(value: object, name: str) -> Array:
     """Give a NumPy array without its subclass; anything else is refused."""
-    if isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, ma.MaskedArray):
         raise TypeError(
             f"{name} must be an array without a mask, got {_describe(value)}; "
             "fill it first"

@@ -60,7 +60,7 @@ def bind_forward(
     parameter: float,
 ) -> Run:
     """Return the run of one forward problem on a backend (`cpu` or `reference`)."""
-    if backend == "reference" or config.DISABLE_JIT:
+    if _takes_reference(backend, geometry):
         kind = (geometry.input_shape, x_strides), (geometry.output_shape, o_strides)
         return _bind_reference(geometry, dtype, kind, activation, parameter)
     from numbadw.cpu import bind_forward as bind
@@ -88,8 +88,7 @@ def bind_gradients(
     and x_grad of any strides and alignment in native byte order, all others
     C-contiguous and aligned; it checks nothing.
     """
-    # Without a pixel there is nothing to be fast at, and no kernel has to bear it.
-    if backend == "reference" or config.DISABLE_JIT or 0 in geometry.input_shape:
+    if _takes_reference(backend, geometry):
         return _bind_reference_gradients(geometry, activation, parameter)
     from numbadw.cpu import bind_gradients as bind
 
@@ -102,6 +101,17 @@ def bind_gradients(
         activation,
         parameter,
         wanted,
+    )
+
+
+def _takes_reference(backend: str, geometry: Geometry) -> bool:
+    """Tell whether plain NumPy runs a problem.
+
+    Without a pixel there is nothing to be fast at, and NumPy's strides of 0 for empty
+    arrays would have other kernels compiled.
+    """
+    return (
+        backend == "reference" or bool(config.DISABLE_JIT) or 0 in geometry.input_shape
     )
 
 

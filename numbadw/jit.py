@@ -28,6 +28,8 @@ from numba.core.ccallback import CFunc
 from numba.core.registry import cpu_target
 from numba.extending import overload
 
+from numbadw import interrupts
+
 # NaN and infinities keep their meaning and sums keep their order (the emitters set
 # the same flags), so results have the same bits everywhere.
 FASTMATH = {"contract", "nsz"}
@@ -205,7 +207,8 @@ def compile_c_function(function: Callable[..., None], count: int) -> Any:
     cache = _cache_for(function)
     if cache is not None:
         compiled._cache = cache
-    compiled.compile()
+    with interrupts.held():
+        compiled.compile()
     if os.environ.get("NUMBADW_PRINT") in ("ir", "asm"):
         _show(compiled)
     return compiled
@@ -225,7 +228,8 @@ def compile_driver(function: Callable[..., Any], signature: str) -> Any:
     cache = _cache_for(function)
     if cache is not None:
         dispatcher._cache = cache
-    dispatcher.compile(signature)
+    with interrupts.held():
+        dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
 

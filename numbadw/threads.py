@@ -8,6 +8,7 @@ Two rules keep the host process alive, whoever's threads run (cpu/launch.py).  O
 parallel call runs at a time and others meanwhile run on their own thread alone: Numba's
 workqueue layer ends the process on concurrent launches, and more threads would only
 fight for the same cores.  A forked child runs serially: threads do not survive a fork.
+A fork waits for a compilation under way: the child would wait for its lock for ever.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from numba.core.compiler_lock import global_compiler_lock as compiling
 
 _LIMITS = ("NUMBADW_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -73,10 +76,20 @@ def _after_fork() -> None:
     state.forked = True
     state.limit = 1
     running._at_fork_reinit()  # type: ignore[attr-defined]
+    _release()
+
+
+def _release() -> None:
+    if compiling.is_locked():  # not where Ctrl-C ended the wait for it
+        compiling.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=compiling.acquire,
+        after_in_parent=_release,
+        after_in_child=_after_fork,
+    )
 
 
 def get_num_threads() -> int:

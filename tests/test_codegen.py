@@ -8,7 +8,7 @@ import re
 
 import pytest
 from cases import Case, lanes
-from test_guard_pages import finish, start
+from test_guard_pages import FORWARD, LESSER, finish, start
 
 from numbadw import jit
 from numbadw.cpu import kernels
@@ -16,10 +16,11 @@ from numbadw.cpu import kernels
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 pytestmark = pytest.mark.skipif(not X86, reason="reads x86 assembly")
 REGISTERS = {64: "zmm", 32: "ymm", 16: "xmm"}
+STRIDED = Case(9, 99, 64, strides=(2, 2))
 HOT = {
     "3x3": Case(9, 99, 64),
     "3x3 float64": Case(9, 99, 64, dtype="float64"),
-    "3x3 stride 2": Case(9, 99, 64, strides=(2, 2)),
+    "3x3 stride 2": STRIDED,
     "3x3 twice": Case(9, 99, 64, 2),
     "5x5": Case(9, 99, 64, kernel=(5, 5)),
     "7x7": Case(9, 99, 64, kernel=(7, 7)),
@@ -27,20 +28,46 @@ HOT = {
     "3x3 packed": Case(9, 9, 65, first=True),
     "5x5 of 3 channels": Case(9, 99, 3, kernel=(5, 5)),
 }
+# The tiles that only the gradients have: of which case, at inputs or kernel.
+HOT_BACK = {
+    "input gradient 3x3 stride 2": (STRIDED, "input"),
+    "input gradient 5x5 stride 2": (STRIDED._replace(kernel=(5, 5)), "input"),
+    "kernel gradient 3x3": (HOT["3x3"], "kernel"),
+    "kernel gradient 3x3 stride 2": (STRIDED, "kernel"),
+    "kernel gradient 5x5": (HOT["5x5"], "kernel"),
+    "kernel gradient 7x7": (HOT["7x7"], "kernel"),
+}
+# Those whose sums and weights are all in registers throughout; how many tiles.
+KEPT = {
+    "3x3": 4,
+    "3x3 float64": 4,
+    "input gradient 3x3 stride 2": 4,
+    "kernel gradient 3x3": 3,
+    "kernel gradient 3x3 stride 2": 3,
+}
+
+
+def plan_of(name):
+    """Return the plan of a case, or of the gradient in question."""
+    if name in HOT:
+        return HOT[name].plan()
+    case, wanted = HOT_BACK[name]
+    return case.gradient_plans(wanted)[0]
 
 
 @functools.cache
 def kernel_code(name, number):
-    """Return the lines of the loops round one of a case's four tiles, compiled anew.
+    """Return the lines of the loops round one of a case's tiles, compiled anew.
 
     Code from the disk cache cannot be read, hence without it.
     """
-    plan = HOT[name].plan()
+    plan = plan_of(name)
     tile = plan.tiles[number]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jit, "_cache_for", lambda function: None)
         build = kernels.BUILDERS[plan.feed]
-        compiled = jit.compile_kernel(build([tile] * 4), f"asm_{tile.label}")
+        body = build([tile] * len(plan.tiles))
+        compiled = jit.compile_kernel(body, f"asm_{tile.label}")
     functions = split_functions(compiled._library.get_asm_str())
     return tile, max(functions, key=lambda lines: sum(map(is_multiply, lines)))
 
@@ -81,21 +108,23 @@ def hot_loops(lines):
     ]
 
 
-@pytest.mark.parametrize("name", HOT)
+@pytest.mark.parametrize("name", [*HOT, *HOT_BACK])
 def test_taps_are_packed_multiply_adds_of_full_width(name):
     tile, lines = kernel_code(name, 0)
     target = jit.target()
     register = REGISTERS[target.vector_bytes]
     multiplies = [line for line in lines if is_multiply(line)]
     taps = max(1, tile.kh) * max(1, tile.kw)
-    assert len(multiplies) >= taps * tile.width
+    # On the way back through a stride, every so many outputs share the taps.
+    outputs = tile.width // (tile.sw if tile.transposed else 1)
+    assert len(multiplies) >= taps * outputs
     assert all(register in line for line in multiplies)
     if target.fused:
         assert all("fmadd" in line for line in multiplies)
     assert not re.search(r"\tv?(fmadd\d+|mul)s[sd]\b", "\n".join(lines))
 
 
-@pytest.mark.parametrize("name", HOT)
+@pytest.mark.parametrize("name", [*HOT, *HOT_BACK])
 def test_no_call_in_the_hot_loops(name):
     _, lines = kernel_code(name, 0)
     hot = hot_loops(lines)
@@ -105,10 +134,10 @@ def test_no_call_in_the_hot_loops(name):
 
 
 @pytest.mark.parametrize(
-    "number", range(4), ids=["wide", "wide-g", "narrow", "narrow-g"]
+    ("name", "number"),
+    [(name, number) for name, count in KEPT.items() for number in range(count)],
 )
-@pytest.mark.parametrize("name", ["3x3", "3x3 float64"])
-def test_the_3x3_tile_keeps_everything_in_registers(name, number):
+def test_the_3x3_tiles_keep_everything_in_registers(name, number):
     if jit.target().registers < 32:
         pytest.skip("9 weights and the accumulators need 32 vector registers")
     _, lines = kernel_code(name, number)
@@ -117,7 +146,7 @@ def test_the_3x3_tile_keeps_everything_in_registers(name, number):
     assert not [lines[at].strip() for at in sorted(inside) if store.match(lines[at])]
 
 
-LESSER = {
+FOUND = {
     "haswell": ([32, True, 16], ["zmm"], ["ymm", "vfmadd"]),
     "nehalem": ([16, False, 16], ["zmm", "ymm", "vfmadd"], ["xmm", "mulps"]),
 }
@@ -128,24 +157,23 @@ def lesser(tmp_path_factory):
     """Start all children at once: compiling is what takes their time."""
     if lanes() < 8:
         pytest.skip("this CPU has nothing to leave out")
-    # The name alone would keep the features of this CPU; an empty list takes them off.
     with contextlib.ExitStack() as stack:
         yield {
             cpu: stack.enter_context(
                 start(
+                    FORWARD,
                     "inspect",
-                    NUMBA_CPU_NAME=cpu,
-                    NUMBA_CPU_FEATURES="",
                     NUMBADW_CACHE_DIR=str(tmp_path_factory.mktemp(cpu)),
+                    **variables,
                 )
             )
-            for cpu in LESSER
+            for cpu, variables in LESSER.items()
         }
 
 
-@pytest.mark.parametrize("cpu", LESSER)
+@pytest.mark.parametrize("cpu", FOUND)
 def test_lesser_cpus_get_code_of_their_own(cpu, lesser):
-    target, absent, present = LESSER[cpu]
+    target, absent, present = FOUND[cpu]
     *_, found, _ = finish(lesser[cpu])
     found = json.loads(found)
     assert found["target"] == target

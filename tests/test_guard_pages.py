@@ -1,4 +1,7 @@
-"""No kernel touches a byte outside its arrays: see `guarded.py`, which runs apart."""
+"""No kernel touches a byte outside its arrays.
+
+See `guarded.py` and `guarded_gradients.py`, which run apart.
+"""
 
 import os
 import signal
@@ -7,15 +10,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import environment
+from cases import environment, lanes
 
-SCRIPT = str(Path(__file__).with_name("guarded.py"))
+FORWARD, GRADIENTS = "guarded.py", "guarded_gradients.py"
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs mmap and mprotect")
+# The name alone would keep the features of this CPU; an empty list takes them off.
+LESSER = {
+    cpu: {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
+    for cpu in ("haswell", "nehalem")
+}
 
 
-def start(*arguments, **variables):
-    """Start the cases in a child."""
+def start(script, *arguments, **variables):
+    """Start the cases of a script in a child."""
+    path = str(Path(__file__).with_name(script))
     return subprocess.Popen(
-        [sys.executable, SCRIPT, *arguments],
+        [sys.executable, path, *arguments],
         env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -38,7 +48,18 @@ def finish(child):
     return lines
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs mmap and mprotect")
-def test_no_array_is_read_or_written_outside():
-    lines = finish(start())
-    assert sum(line.startswith(("nhwc", "nchw")) for line in lines) > 200
+def count_cases(lines):
+    """Count the lines that name a case."""
+    return sum(line.startswith(("nhwc", "nchw")) for line in lines)
+
+
+@pytest.mark.parametrize(("script", "least"), [(FORWARD, 200), (GRADIENTS, 400)])
+def test_no_array_is_read_or_written_outside(script, least):
+    assert count_cases(finish(start(script))) > least
+
+
+@pytest.mark.skipif(lanes() < 8, reason="this CPU has nothing to leave out")
+@pytest.mark.parametrize("cpu", LESSER)
+def test_gradients_on_lesser_cpus(cpu):
+    # The forward pass on them: test_codegen.py, which compiles it anew to read it.
+    assert count_cases(finish(start(GRADIENTS, "few", **LESSER[cpu]))) > 150

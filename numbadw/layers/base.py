@@ -90,7 +90,8 @@ class ConvLayer(Trainable):
         for argument, value in unsupported.items():
             if value is not None:
                 raise ValueError(
-                    f"{argument} must be None: numbadw trains no models, got {value!r}"
+                    f"{argument} must be None, got {value!r}: penalties and "
+                    "constraints belong to the training loop (see layer.vjp)"
                 )
             setattr(self, argument, None)
         self.trainable = bool(trainable)

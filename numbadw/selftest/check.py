@@ -1,0 +1,105 @@
+"""One call of the self-test, compared with the float64 reference."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import numbadw
+from numbadw import tolerance
+from numbadw.selftest.draws import Call, Kind, draw_call
+
+Array = npt.NDArray[Any]
+_GRADIENTS = tuple(
+    f"the gradient at the {name}" for name in ("inputs", "kernel", "bias")
+)
+# The results of every function.
+NAMES = {
+    "forward": ("the result",),
+    "inputs": _GRADIENTS[:1],
+    "kernel": _GRADIENTS[1:2],
+    "all": _GRADIENTS,
+}
+
+
+def fault_of(kind: Kind, seed: int, number: int, draw: int) -> str:
+    """Make one call of a kind and tell what is wrong; nothing where all is right."""
+    call = draw_call(kind, seed, number, draw)
+    before = numbadw.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fault = _fault(call)
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+    finally:
+        numbadw.set_num_threads(before)
+    return f"{fault} ({describe(call)})" if fault else ""
+
+
+def describe(call: Call) -> str:
+    """Name what a call takes."""
+    arrays = {"inputs": call.inputs, "kernel": call.kernel, "grad": call.grad}
+    if call.bias is not None:
+        arrays["bias"] = call.bias
+    if call.out is not None:
+        arrays["out"] = call.out
+    described = [
+        f"{name} {array.dtype.str} {array.shape} of strides {array.strides}"
+        for name, array in arrays.items()
+    ]
+    options = [f"{name}={value!r}" for name, value in call.options.items()]
+    return f"{call.function}: {'; '.join([*described, *options])}"
+
+
+def _fault(call: Call) -> str:
+    numbadw.set_num_threads(call.threads)
+    results = _results(call, call.out)
+    for name, result, answer in zip(
+        NAMES[call.function], results, _answers(call), strict=True
+    ):
+        if result.dtype != call.inputs.dtype.newbyteorder("="):
+            return f"{name} is of dtype {result.dtype}"
+        fault = answer.fault(result)
+        if fault:
+            return f"{name}: {fault}"
+    numbadw.set_num_threads(1)
+    for name, result, again in zip(
+        NAMES[call.function], results, _results(call, None), strict=True
+    ):
+        if result.tobytes() != again.tobytes():
+            return f"{name} has other bits on one thread than on {call.threads}"
+    if call.out is not None and call.base is not None:
+        if results[0] is not call.out:
+            return "out was not returned"
+        call.out[...] = np.nan
+        if not np.isnan(call.base).all():
+            return "memory around out was written"
+    return ""
+
+
+def _results(call: Call, out: Array | None) -> tuple[Array, ...]:
+    """Compute what the call asks for, into `out` where there is one."""
+    x, w, g, options = call.inputs, call.kernel, call.grad, call.options
+    if call.function == "forward":
+        return (numbadw.depthwise_conv2d(x, w, call.bias, out=out, **options),)
+    if call.function == "all":
+        return numbadw.depthwise_conv2d_grad(x, w, g, bias=call.bias, **options)
+    shapes, options = call.geometry, {"out": out, **options}
+    if call.function == "inputs":
+        return (
+            numbadw.depthwise_conv2d_input_grad(g, w, shapes.input_shape, **options),
+        )
+    return (numbadw.depthwise_conv2d_kernel_grad(x, g, shapes.kernel_shape, **options),)
+
+
+def _answers(call: Call) -> tuple[tolerance.Answer, ...]:
+    """Give the right results, with the errors allowed."""
+    x, w, bias, options = call.inputs, call.kernel, call.bias, call.options
+    if call.function == "forward":
+        return (tolerance.forward(x, w, bias, **options),)
+    answers = tolerance.gradients(x, w, call.grad, bias, **options)
+    return {"inputs": answers[:1], "kernel": answers[1:2]}.get(call.function, answers)

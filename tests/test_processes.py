@@ -1,0 +1,160 @@
+"""Child processes and the workers of every library: right results, and an end."""
+
+import os
+
+import pytest
+from children import run_fine
+
+FUTURES = """
+assert work(0)
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(6) as pool:
+    check(pool.map(work, range(30)))
+"""
+JOBLIB = """
+import joblib
+assert work(0)
+with joblib.parallel_config("threading", n_jobs=4):
+    check(joblib.Parallel()(joblib.delayed(work)(i) for i in range(20)))
+with joblib.parallel_config("loky", n_jobs=2, inner_max_num_threads=1):
+    check(joblib.Parallel()(joblib.delayed(alone)(i) for i in range(6)))
+with joblib.parallel_config("multiprocessing", n_jobs=2):
+    check(joblib.Parallel()(joblib.delayed(alone)(i) for i in range(6)))
+"""
+DASK = """
+import dask
+assert work(0)
+tasks = [dask.delayed(work)(i) for i in range(12)]
+for scheduler in ("threads", "processes"):
+    check(dask.compute(*tasks, scheduler=scheduler, num_workers=2))
+"""
+LOADER = """
+import torch
+assert work(0)
+for turn in range(2):
+    loader = torch.utils.data.DataLoader(
+        Worked(), batch_size=2, num_workers=2, multiprocessing_context="fork"
+    )
+    check(torch.cat(list(loader)).tolist())
+    assert work(1)
+"""
+POOLS = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+assert work(0)
+context = multiprocessing.get_context("{context}")
+with context.Pool(2) as pool:
+    check(pool.map({work}, range(6)))
+with ProcessPoolExecutor(2, context) as pool:
+    check(pool.map({work}, range(6)))
+assert work(1)
+"""
+GRANDCHILD = """
+assert work(0)
+for turn in range(2):
+    child = os.fork()
+    if child == 0:
+        fine = alone(1)
+        grandchild = os.fork()
+        if grandchild == 0:
+            os._exit(0 if alone(2) else 3)
+        status = os.waitpid(grandchild, 0)[1]
+        fine = fine and os.waitstatus_to_exitcode(status) == 0
+        os._exit(0 if fine else 3)
+    status = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 0, status
+    assert work(3)
+"""
+# A child's compilation waits for nobody, at whatever moment of a thread's first call
+# it is forked.
+FIRST_CALL = """
+problem(0)  # NumPy's own imports are not the matter here
+thread = threading.Thread(target=work, args=(0,))
+thread.start()
+time.sleep({delay})
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if alone(1) else 3)
+status = os.waitpid(child, 0)[1]
+thread.join()
+assert os.waitstatus_to_exitcode(status) == 0, status
+assert work(2)
+"""
+# A fork waits for the thread that compiles, and not in vain.
+WHILE_COMPILING = """
+from numbadw import threads
+assert work(0)
+inside, go = threading.Event(), threading.Event()
+def compile():
+    with threads.compiling:
+        inside.set()
+        assert go.wait(60)
+thread = threading.Thread(target=compile)
+thread.start()
+assert inside.wait(60)
+threading.Timer(0.3, go.set).start()
+begin = time.monotonic()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if work(1, "relu") else 3)
+assert time.monotonic() - begin > 0.2
+status = os.waitpid(child, 0)[1]
+assert os.waitstatus_to_exitcode(status) == 0, status
+thread.join()
+done = []
+other = threading.Thread(target=lambda: done.append(work(2, "relu")))
+other.start()
+other.join(60)
+check(done)
+"""
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+def test_threads_of_futures(tmp_path):
+    run_fine(FUTURES, tmp_path)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+def test_pools_of_processes(context, tmp_path):
+    if context != "spawn" and not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    work = "alone" if context == "fork" else "work"
+    run_fine(POOLS.format(context=context, work=work), tmp_path)
+
+
+@forking
+def test_joblib(tmp_path):
+    pytest.importorskip("joblib", reason="joblib is not installed")
+    run_fine(JOBLIB, tmp_path)
+
+
+def test_dask(tmp_path):
+    pytest.importorskip("dask", reason="dask is not installed")
+    run_fine(DASK, tmp_path)
+
+
+@forking
+def test_torchs_data_loader(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    run_fine(LOADER, tmp_path)
+
+
+@forking
+@pytest.mark.parametrize("layer", ["own", "numba"])
+def test_a_grandchild(layer, tmp_path):
+    run_fine(GRANDCHILD, tmp_path, NUMBADW_THREADING_LAYER=layer)
+
+
+@forking
+@pytest.mark.parametrize("delay", [0, 0.005, 0.03])
+def test_a_fork_during_a_first_call(delay, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    run_fine(FIRST_CALL.format(delay=delay), tmp_path, NUMBADW_CACHE_DIR=str(cache))
+
+
+@forking
+def test_a_fork_waits_for_a_compilation(tmp_path):
+    run_fine(WHILE_COMPILING, tmp_path)
