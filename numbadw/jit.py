@@ -1,7 +1,9 @@
 """The only place with Numba options, the target's vector width and the disk cache.
 
 Every kernel is compiled as a C function of 64-bit integers and called by address, so
-one compiled driver serves all of them and nothing is ever compiled twice.
+one compiled driver serves all of them and nothing is ever compiled twice.  Whatever
+calls LLVM holds Numba's lock, for which a fork waits (threads.py): a child born in the
+middle of it would wait for LLVM's own lock for ever.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from numba.core.caching import (
     _CacheLocator,
 )
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock as compiling
 from numba.core.registry import cpu_target
 from numba.extending import overload
 
@@ -56,6 +59,7 @@ declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x floa
 
 
 @functools.cache
+@compiling  # type: ignore[untyped-decorator]
 def target() -> Target:
     """Return the vector width, registers and FMA of the CPU Numba compiles for.
 
@@ -199,6 +203,7 @@ def compile_kernel(function: Callable[..., None], label: str) -> Any:
     return compile_c_function(function, 8)
 
 
+@compiling  # type: ignore[untyped-decorator]
 def compile_c_function(function: Callable[..., None], count: int) -> Any:
     """Compile a function of `count` int64 arguments for calls from compiled code."""
     args, result = (types.int64,) * count, types.void
@@ -222,6 +227,7 @@ def _show(compiled: Any) -> None:
     sys.stderr.write(f"; {compiled.__name__}\n{text}\n")
 
 
+@compiling  # type: ignore[untyped-decorator]
 def compile_driver(function: Callable[..., Any], signature: str) -> Any:
     """Compile a function that Python calls."""
     dispatcher = njit(nogil=True, fastmath=FASTMATH)(function)
