@@ -57,19 +57,24 @@ def plan_of(name):
 
 @functools.cache
 def kernel_code(name, number):
-    """Return the lines of the loops round one of a case's tiles, compiled anew.
+    """Return one of a case's tiles, and the lines of the function that multiplies."""
+    plan = plan_of(name)
+    tile = plan.tiles[number]
+    functions = split_functions(compile_code(plan, tile))
+    return tile, max(functions, key=lambda lines: sum(map(is_multiply, lines)))
+
+
+def compile_code(plan, tile):
+    """Return the assembly of a plan's loops round one tile alone, compiled anew.
 
     Code from the disk cache cannot be read, hence without it.
     """
-    plan = plan_of(name)
-    tile = plan.tiles[number]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jit, "_cache_for", lambda function: None)
         build = kernels.BUILDERS[plan.feed]
         body = build([tile] * len(plan.tiles))
         compiled = jit.compile_kernel(body, f"asm_{tile.label}")
-    functions = split_functions(compiled._library.get_asm_str())
-    return tile, max(functions, key=lambda lines: sum(map(is_multiply, lines)))
+    return compiled._library.get_asm_str()
 
 
 def split_functions(code):
@@ -144,6 +149,16 @@ def test_the_3x3_tiles_keep_everything_in_registers(name, number):
     inside = {at for first, last in loops(lines) for at in range(first, last + 1)}
     store = re.compile(r"\tv\w+\t%[xyz]mm\d+, -?\d*\(%rsp\)")
     assert not [lines[at].strip() for at in sorted(inside) if store.match(lines[at])]
+
+
+@pytest.mark.parametrize("wanted", ["forward", "kernel"])
+def test_code_does_not_grow_with_the_stride(wanted):
+    def lines(stride):
+        case = Case(2 * stride, 99 * stride, 64, strides=(stride, stride))
+        plan = case.plan() if wanted == "forward" else case.gradient_plans(wanted)[0]
+        return len(compile_code(plan, plan.tiles[0]).splitlines())
+
+    assert lines(50) < 2 * lines(4)
 
 
 FOUND = {

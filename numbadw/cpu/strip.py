@@ -107,9 +107,10 @@ class Strip:
         )
         return narrow, None if self.mask is None else narrow.mask(groups)
 
-    def ask(self, row: Int, rows: Int | int, columns: int) -> None:
+    def ask(self, row: Int, rows: Int | int, width: int, step: int = 1) -> None:
         """Ask for input rows from `row` on, which need not exist, into L2.
 
+        Of each row the columns that `width` outputs read, `step` columns apart.
         Only where the arrays are too large for the caches (`ahead` is not 0).
         """
         simd = self.simd
@@ -119,7 +120,8 @@ class Strip:
             simd.loop(row, last) as here,
         ):
             start = self.x + here * self.x_row
-            for j in range(columns):
+            taps = min(step, max(1, self.tile.kw))
+            for j in (t * step + k for t in range(width) for k in range(taps)):
                 simd.prefetch(start + j * self.x_pix, 2)
 
     def load_x(self, address: Int) -> Vec:

@@ -124,7 +124,7 @@ def _emit_columns(block: Block, o: Int, gradient: Int) -> None:
     block.add_bias(gs)
     with strip.simd.when(block.first):
         first = (o + strip.ahead) * strip.sh + strip.kh - 1
-        strip.ask(first, strip.sh, tile.sw * tile.width)
+        strip.ask(first, strip.sh, tile.width, tile.sw)
         with strip.simd.when(strip.ahead.compare("!=", 0)):
             below = gradient + strip.ahead * strip.o_row
             for t in range(tile.width):

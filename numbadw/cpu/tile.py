@@ -66,7 +66,7 @@ def emit_block(whole: Strip) -> None:
         ]
         accs = [strip.fresh() for _ in range(BLOCK_ROWS)]
         first = (o + strip.ahead) * sh + kh - 1
-        strip.ask(first, BLOCK_ROWS * sh, tile.sw * tile.width)
+        strip.ask(first, BLOCK_ROWS * sh, tile.width, tile.sw)
         for r in range(sh * (BLOCK_ROWS - 1) + kh):
             row = o * sh + r
             parts = [
@@ -123,7 +123,7 @@ def _emit_rows_lane(strip: Strip) -> None:
     with simd.loop(strip.first, strip.last) as o:
         strip.reset(accs)
         first = (o + strip.ahead) * strip.sh + strip.kh - 1
-        strip.ask(first, strip.sh, tile.sw * tile.width)
+        strip.ask(first, strip.sh, tile.width, tile.sw)
         top = o * strip.sh
         low = (strip.row_lo - top).maximum(0)
         high = (strip.row_hi - top).minimum(strip.kh)
