@@ -360,6 +360,39 @@ def test_a_busy_machine_and_idle_times():
     run_child("import time\n" + START + IDLE + FINE)
 
 
+# Wherever the calling thread runs, the workers are sent to all other cores.
+AWAY = """
+import ctypes
+from numbadw.cpu import pool
+cpus = os.sched_getaffinity(0)
+here = ctypes.CDLL(None).sched_getcpu
+before = set(os.listdir("/proc/self/task"))
+assert good(ndw.depthwise_conv2d(x, k))
+new = [int(task) for task in set(os.listdir("/proc/self/task")) - before]
+workers = pool.pool().workers
+assert workers
+seen = set()
+for turn in range(1000):
+    core = sorted(cpus)[turn % len(cpus)]
+    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cpus)
+    ndw.depthwise_conv2d(x, k)
+    masks = [os.sched_getaffinity(task) for task in new]
+    if here() == core and masks.count(cpus - {core}) == workers:
+        seen.add(core)
+    if len(seen) > 1:
+        break
+assert len(seen) > 1, seen
+assert os.sched_getaffinity(0) == cpus
+"""
+
+
+@several
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_workers_keep_off_the_callers_core():
+    run_child(START + AWAY + FINE)
+
+
 @several
 def test_signals_go_to_the_main_thread():
     code = """

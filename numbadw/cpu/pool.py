@@ -28,17 +28,18 @@ import atexit
 import ctypes
 import functools
 import os
-import platform
 import signal
 import sys
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic, register_jitable
 
 from numbadw import jit
+from numbadw.cpu import affinity
+from numbadw.cpu.atomics import call_c, fetch, pause, put, update, write
 from numbadw.cpu.records import word
 from numbadw.memory import address, aligned_empty
 
@@ -50,6 +51,7 @@ STOPPED = 8
 POST = 16  # addresses of sem_post, sem_wait and sched_yield
 WAIT = 24
 YIELD = 32
+PLACES = 40  # address of what affinity.py keeps
 OPEN = LINE
 TAKEN = 2 * LINE  # pieces taken, and those of them from the back
 BACK = TAKEN + 8
@@ -60,76 +62,6 @@ JOB = 6 * LINE  # kernel, x, w, b, o, g, plan, items, pieces, threads
 SIZE = 8 * LINE
 # Pauses before a worker sleeps or a leader yields: 30 to 100 us.
 SPINS = 2000
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def fetch(typingctx: Any, at: Any) -> Any:
-    """Return the int64 at an address, atomically."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], ir.PointerType())
-        return builder.load_atomic(pointer, "seq_cst", 8, typ=I64)
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def put(typingctx: Any, at: Any, value: Any) -> Any:
-    """Store an int64, atomically."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], I64.as_pointer())
-        builder.store_atomic(args[1], pointer, "seq_cst", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def update(typingctx: Any, operation: Any, at: Any, value: Any) -> Any:
-    """Return the int64 at an address and `add` to it or `xchg` it, atomically."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[1], ir.PointerType())
-        name = signature.args[0].literal_value
-        return builder.atomic_rmw(name, pointer, args[2], "seq_cst")
-
-    return types.int64(operation, types.int64, types.int64), codegen
-
-
-# LLVM's names of the instruction, as Numba's compiler takes no assembly.
-PAUSE = {
-    "x86_64": ("llvm.x86.sse2.pause", []),
-    "aarch64": ("llvm.aarch64.hint", [1]),
-}
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def pause(typingctx: Any) -> Any:
-    """Tell the core that this is a waiting loop."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        name, values = PAUSE.get(platform.machine().lower(), (None, []))
-        if name:
-            arguments = [ir.Constant(I32, value) for value in values]
-            kind = ir.FunctionType(ir.VoidType(), [I32] * len(values))
-            word = cgutils.get_or_insert_function(builder.module, kind, name)
-            builder.call(word, arguments)
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def call_c(typingctx: Any, function: Any, argument: Any) -> Any:
-    """Call a C function of one pointer by its address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(I32, [I64])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -144,17 +76,6 @@ def call_kernel(typingctx: Any, kernel: Any, places: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, places), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def write(typingctx: Any, at: Any, value: Any) -> Any:
-    """Store an int64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[1], builder.inttoptr(args[0], ir.PointerType()))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -189,7 +110,7 @@ def _work(me: int) -> None:
             else:
                 # A job published between these two lines is done without us.
                 update("add", pool + SLEEPERS, 1)
-                call_c(word(pool + WAIT), pool + SEMAPHORE)
+                call_c(word(pool + WAIT), (pool + SEMAPHORE,))
                 spins = 0
             continue
         seen = fetch(pool + GENERATION)
@@ -218,8 +139,9 @@ def run_pieces(pool: int, fields: Any, threads: int) -> None:
     put(pool + BACK, 0)
     put(pool + OPEN, 1)
     update("add", pool + GENERATION, 1)
+    affinity.keep_off(word(pool + PLACES))
     for _ in range(update("xchg", pool + SLEEPERS, 0)):
-        call_c(word(pool + POST), pool + SEMAPHORE)
+        call_c(word(pool + POST), (pool + SEMAPHORE,))
     piece = 0
     while update("add", pool + TAKEN, 1) < fields[8]:
         run_piece(job, piece)
@@ -231,7 +153,7 @@ def run_pieces(pool: int, fields: Any, threads: int) -> None:
             pause()
             spins += 1
         else:
-            call_c(word(pool + YIELD), 0)
+            call_c(word(pool + YIELD), ())
 
 
 def usable() -> bool:
@@ -251,6 +173,8 @@ class Pool:
         for at, name in functions.items():
             function = ctypes.cast(getattr(c, name), ctypes.c_void_p).value
             self._memory[at // 8] = function or 0
+        self._places = affinity.Places(c)
+        self._memory[PLACES // 8] = self._places.address
         c.sem_init(ctypes.c_void_p(self.address + SEMAPHORE), 0, 0)
         self._entry = jit.compile_c_function(_work, 1)
         self._threads: list[Any] = []
@@ -276,6 +200,7 @@ class Pool:
                 self.workers += 1
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._places.hold([int(thread.value or 0) for thread in self._threads])
 
     def stop(self) -> None:
         """End the workers and wait for them; a forked child has none."""
