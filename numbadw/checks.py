@@ -21,6 +21,8 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 # Work allowed to NumPy's exact overlap test, which is exponential at worst; beyond it
 # the arrays count as overlapping. Ordinary slices of one array need a few steps.
 OVERLAP_WORK: Any = 10_000  # NumPy's stubs know of -1 and 0 only.
+# Strides, dilation and padding are below this, so that no offset exceeds 64 bits.
+LIMIT = 2**31
 # DLPack device types whose memory is the GPU's: kDLCUDA, kDLCUDAManaged.
 DLPACK_CUDA = (2, 13)
 
@@ -34,11 +36,11 @@ def pair(value: object, name: str) -> tuple[int, int]:
     """Read a positive int or a pair of them (vertical, horizontal)."""
     expected = f"{name} must be a positive int or a pair of them"
     if not isinstance(value, (tuple, list)):
-        both = _integer(value, 1, expected, value)
+        both = _small(value, 1, expected, value)
         return both, both
     if len(value) != 2:
         raise ValueError(f"{expected}, got {value!r} of length {len(value)}")
-    first, second = (_integer(item, 1, expected, value) for item in value)
+    first, second = (_small(item, 1, expected, value) for item in value)
     return first, second
 
 
@@ -53,12 +55,12 @@ def padding(value: object) -> Padding:
             raise ValueError(f"{expected}, got {value!r}")
         return "same" if value.lower() == "same" else "valid"
     if not isinstance(value, (tuple, list)):
-        every = _integer(value, 0, expected, value)
+        every = _small(value, 0, expected, value)
         return (every, every), (every, every)
     if len(value) != 2:
         raise ValueError(f"{expected}, got {value!r} of length {len(value)}")
     if not any(isinstance(item, (tuple, list)) for item in value):
-        ph, pw = (_integer(item, 0, expected, value) for item in value)
+        ph, pw = (_small(item, 0, expected, value) for item in value)
         return (ph, ph), (pw, pw)
     for item in value:
         if not isinstance(item, (tuple, list)):
@@ -66,7 +68,7 @@ def padding(value: object) -> Padding:
         if len(item) != 2:
             raise ValueError(f"{expected}, got {value!r}")
     (pt, pb), (pl, pr) = (
-        tuple(_integer(size, 0, expected, value) for size in item) for item in value
+        tuple(_small(size, 0, expected, value) for size in item) for item in value
     )
     return (pt, pb), (pl, pr)
 
@@ -231,6 +233,13 @@ def _integer(value: object, least: int, expected: str, whole: object) -> int:
     if value < least:
         raise ValueError(f"{expected}, got {whole!r}")
     return int(cast(SupportsIndex, value))
+
+
+def _small(value: object, least: int, expected: str, whole: object) -> int:
+    number = _integer(value, least, expected, whole)
+    if number >= LIMIT:
+        raise ValueError(f"{expected}, all below 2**31, got {whole!r}")
+    return number
 
 
 def _choice(value: object, name: str, allowed: tuple[str, ...]) -> str:

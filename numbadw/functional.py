@@ -25,7 +25,7 @@ from numbadw.dispatch import (
     choose_backend,
 )
 from numbadw.geometry import Geometry, make_geometry
-from numbadw.memory import SMALL_BYTES, aligned_empty
+from numbadw.memory import SMALL_BYTES, aligned_empty, require
 
 Array = npt.NDArray[Any]
 
@@ -319,6 +319,8 @@ def _check(
         o = checks.out_array(
             out, shape, x.dtype, inputs=inputs, kernel=kernel, bias=bias
         )
+    else:
+        require(shape, x.dtype)
     strides_out = dense_strides(shape, x.dtype.itemsize) if o is None else o.strides
     run = bind_forward(
         target, geometry, x.dtype, x.strides, strides_out, name, parameter

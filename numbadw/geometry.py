@@ -23,7 +23,8 @@ class Geometry:
     m : int
         Depth multiplier: outputs per input channel.
     kh, kw, sh, sw, dh, dw : int
-        Kernel size, strides and dilation, each vertical then horizontal.
+        Kernel size, strides and dilation, each vertical then horizontal; strides and
+        dilation are at most the padded image's size.
     pt, pb, pl, pr : int
         Padding at the top, bottom, left and right.
     oh, ow : int
@@ -152,6 +153,9 @@ def make_geometry(
             f"{shapes}, with strides {strides}, padding {padding!r} and dilation_rate "
             f"{dilation_rate} in layout {layout}"
         )
+    # A step beyond the padded image leads nowhere, and plans grow with strides.
+    sh, dh = (min(step, h + pt + pb) for step in (sh, dh))
+    sw, dw = (min(step, w + pl + pr) for step in (sw, dw))
     return Geometry(
         n, h, w, c, m, kh, kw, sh, sw, dh, dw, pt, pb, pl, pr, oh, ow, channels_first
     )

@@ -17,7 +17,7 @@ from numbadw import activations, checks
 from numbadw.dispatch import GradientRun, bind_gradients, choose_backend
 from numbadw.functional import dense_strides
 from numbadw.geometry import Geometry, make_geometry
-from numbadw.memory import SMALL_BYTES, aligned_empty
+from numbadw.memory import SMALL_BYTES, aligned_empty, require
 
 Array = npt.NDArray[Any]
 # inputs, kernel, bias, grad and out, as given or as checked.
@@ -378,6 +378,8 @@ def _check(
     o = None
     if out is not None:
         o = _check_out(given, w_shape if wanted == "kernel" else x_shape, dtype)
+    else:
+        require(w_shape if wanted == "kernel" else x_shape, dtype)
     dense = dense_strides(x_shape, dtype.itemsize)
     x_grad_strides = dense if o is None else o.strides
     run = bind_gradients(

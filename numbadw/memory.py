@@ -92,6 +92,16 @@ def aligned_empty(
     return array
 
 
+def require(shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+    """Raise a MemoryError where an array does not fit, before anything plans for it."""
+    # NumPy refuses shapes that are too large but for a size of 0, too.
+    size = math.prod(max(1, size) for size in shape) * np.dtype(dtype).itemsize
+    if size > sys.maxsize // 2:
+        raise MemoryError(f"an array of shape {shape} and dtype {dtype} fits nowhere")
+    if size > KEPT_BYTES:
+        np.empty(size, np.uint8)
+
+
 def address(array: npt.NDArray[Any]) -> int:
     """Return the address of an array's first element (`array.ctypes` takes 0.7 us)."""
     return _pointer_at(id(array) + _DATA).value or 0

@@ -47,6 +47,9 @@ def test_pair(value, expected):
     [
         (0, ValueError, "got 0"),
         (-1, ValueError, "got -1"),
+        (2**31, ValueError, r"all below 2\*\*31, got 2147483648"),
+        ((1, 2**200), ValueError, r"all below 2\*\*31, got \(1, "),
+        (np.uint64(2**63), ValueError, r"all below 2\*\*31"),
         ((1, 0), ValueError, r"got \(1, 0\)"),
         ((1,), ValueError, r"got \(1,\) of length 1"),
         ([1, 1, 1], ValueError, r"got \[1, 1, 1\] of length 3"),
@@ -92,6 +95,9 @@ def test_padding(value, expected):
     [
         ("full", ValueError, "got 'full'"),
         ("causal", ValueError, "got 'causal'"),
+        (2**31, ValueError, r"all below 2\*\*31, got 2147483648"),
+        ((0, 2**62), ValueError, r"all below 2\*\*31"),
+        (((0, 0), (2**64, 0)), ValueError, r"all below 2\*\*31"),
         (-1, ValueError, "got -1"),
         ((0, -1), ValueError, r"got \(0, -1\)"),
         (((0, 0), (0, -1)), ValueError, "-1"),
