@@ -5,6 +5,7 @@
         gradient at the pre-activation                 # where there is an activation
         gradient at the inputs, copied back
         gradients at kernel and bias, added to the sums
+        add the sums to totals                    # where a chain of sums would be long
     add the parts of the sums
 
 A band is small enough for the cache to hold what one step leaves to the next, so
@@ -37,6 +38,8 @@ Strides = tuple[int, ...] | None
 Names = tuple[int, int, int, int, int]
 # Bytes of a band's arrays: what usual last-level caches hold for a core.
 BAND_BYTES = 2 * 1024 * 1024
+# Strips that a part of the sums takes in, at most, before they are added to totals.
+CHAIN = 256
 
 
 # What the addresses of a job are: nothing, an array of the call, or a scratch array
@@ -86,7 +89,9 @@ class Backward:
         self.w_bytes = g.kh * g.kw * self.b_bytes
         self.part = -(-(self.w_bytes + self.b_bytes) // LINE) * LINE
         self.parts = 1
+        self.totals = False  # whether totals stand before the sums, and as many
         self.scratch: dict[int, tuple[int, ...]] = {}  # shape of each scratch array
+        self.bands: list[bands.Band] = []
         self._choose_copies()
         self.steps = self._plan()
 
@@ -107,17 +112,26 @@ class Backward:
         image = math.prod(g.input_shape[1:]) + math.prod(g.output_shape[1:])
         image *= self.itemsize
         self.large = g.n * image > caches().last // LARGE_SHARE
-        if not any(copies.values()):
-            self.bands = bands.whole(g, max(1, g.n))
+        self.copies = [name for name, needed in copies.items() if needed]
+        if not self.copies:
+            self._cut(max(1, g.n))
         elif image <= BAND_BYTES:
-            self.bands = bands.whole(g, max(1, BAND_BYTES // image))
+            self._cut(max(1, BAND_BYTES // image))
         else:
-            self.bands = bands.rows(g, g.h * BAND_BYTES // image)
-        shapes = {band.shape for band in self.bands}
-        for name, needed in copies.items():
-            if needed:
-                sizes = [math.prod(self._shape(name, shape)) for shape in shapes]
-                self.scratch[name] = (max(sizes, default=0),)
+            self._set_bands(bands.rows(g, g.h * BAND_BYTES // image))
+
+    def _cut(self, images: int) -> None:
+        """Choose bands of so many whole images; bands of rows stay."""
+        if not self.bands or self.bands[0].shape.y_rows == self.g.h:
+            self._set_bands(bands.whole(self.g, images))
+
+    def _set_bands(self, chosen: list[bands.Band]) -> None:
+        """Take the bands, and room for the copies of the largest."""
+        self.bands = chosen
+        shapes = {band.shape for band in chosen}
+        for name in self.copies:
+            sizes = [math.prod(self._shape(name, shape)) for shape in shapes]
+            self.scratch[name] = (max(sizes, default=0),)
 
     def _shape(self, name: int, shape: bands.Shape) -> tuple[int, ...]:
         """Return the shape of a band's scratch array."""
@@ -131,11 +145,17 @@ class Backward:
 
     def _plan(self) -> list[Step]:
         """Plan the steps of every band, and the sums at the end."""
-        plan = functools.cache(self._plan_band)
-        planned = [(band, *plan(band.shape)) for band in self.bands]
+        planned = self._plan_bands()
+        strips = sum(sizes.strips for *_, sizes in planned if sizes)
+        if strips > CHAIN:
+            images = self.bands[0].shape.n
+            self._cut(min(images, max(1, CHAIN * len(self.bands) * images // strips)))
+            planned = self._plan_bands()
+            self.totals = len(self.bands) > 1
         self.parts = max((sizes.parts for *_, sizes in planned if sizes), default=1)
-        if self.parts > 1:
-            self.scratch[SUMS] = (self.parts * self.part // self.itemsize,)
+        if self.summed:
+            size = self.parts * self.part // self.itemsize
+            self.scratch[SUMS] = (size * (1 + self.totals),)
         steps = []
         for band, jobs, _ in planned:
             offsets = {
@@ -150,13 +170,26 @@ class Backward:
             for job, names in jobs:
                 places = [self._place(name, offsets.get(name, 0)) for name in names]
                 steps.append(Step(job, tuple(places)))  # type: ignore[arg-type]
+            if self.totals:
+                steps.append(self._plan_totals())
         return steps + self._plan_sums()
 
+    @property
+    def summed(self) -> bool:
+        """Whether sums are kept in scratch, not in the results themselves."""
+        return self.totals or self.parts > 1
+
     def _place(self, name: int, offset: int) -> Place:
-        """Return a place; the sums of a run with parts are kept in scratch."""
-        if self.parts > 1 and name in (W_GRAD, B_GRAD):
-            return SUMS, self.w_bytes if name == B_GRAD else 0
+        """Return a place; that of the sums of part 0 where they are in scratch."""
+        if self.summed and name in (W_GRAD, B_GRAD):
+            skip = self.w_bytes if name == B_GRAD else 0
+            return SUMS, skip + self.parts * self.part * self.totals
         return name, offset
+
+    def _plan_bands(self) -> list[tuple[bands.Band, list[tuple[Job, Names]], Any]]:
+        """Plan every band: its jobs, and the sizes of its sums."""
+        plan = functools.cache(self._plan_band)
+        return [(band, *plan(band.shape)) for band in self.bands]
 
     def _plan_band(self, shape: bands.Shape) -> tuple[list[tuple[Job, Names]], Any]:
         """Plan the jobs of a band, with the names of their places."""
@@ -209,16 +242,26 @@ class Backward:
     def _dense(self, name: int, shape: bands.Shape) -> Steps:
         return dense_steps(self._shape(name, shape), self.itemsize)
 
+    def _plan_totals(self) -> Step:
+        """Plan to add all sums to the totals, and to begin again at 0."""
+        step = self.parts * self.part
+        plan = plan_kernel_grad.plan_sum(2, step, step, self.tile, clear=True)
+        totals = SUMS, 0
+        return Step(make_job(plan, 0, 3 * step), (totals, NONE, NONE, totals, NONE))
+
     def _plan_sums(self) -> list[Step]:
         """Plan the sums over the parts: of the kernel's gradient and of the bias'."""
-        if self.parts == 1:
+        if not self.summed:
             return []
         steps = []
-        for length, result in ((self.w_bytes, W_GRAD), (self.b_bytes, B_GRAD)):
+        for length, start, result in (
+            (self.w_bytes, 0, W_GRAD),
+            (self.b_bytes, self.w_bytes, B_GRAD),
+        ):
             plan = plan_kernel_grad.plan_sum(self.parts, self.part, length, self.tile)
             job = make_job(plan, 0, self.parts * length)
-            source = self._place(result, 0)
-            steps.append(Step(job, (source, NONE, NONE, (result, 0), NONE)))
+            places = (SUMS, start), NONE, NONE, (result, 0), NONE
+            steps.append(Step(job, places))
         return steps
 
     def run(
@@ -234,7 +277,7 @@ class Backward:
                 array.fill(0)
             kept.append(array)
             at[name] = address(array)
-        if self.parts == 1:
+        if not self.summed:
             for array in (w_grad, b_grad):
                 if array is not None:
                     array.fill(0)

@@ -11,8 +11,9 @@ own, and into groups of lane vectors:
 
 The cut depends on shapes alone, so the sums have the same bits for any number of
 threads.  Every sum has three levels (the outputs of a strip, the strips of a part, the
-parts), so that no chain of additions is long: the rounding error of n terms stays
-within 4 eps sqrt(n) of their absolute sum.
+parts), and a fourth where a part has many strips (the bands of images, backward.py), so
+that no chain of additions is long: the rounding error of n terms stays within
+4 eps sqrt(n) of their absolute sum.
 """
 
 from __future__ import annotations
@@ -102,21 +103,24 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
 def add_vectors(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
     """Store the sum of one vector of every part.
 
-    Contract: fields = (first part, step from part to part, parts, target, count), the
-    steps in bytes; lanes from `count` on are neither read nor written.
+    Contract: fields = (first part, step from part to part, parts, target, count,
+    whether the later parts become 0), the steps in bytes; lanes from `count` on are
+    neither read nor written.
     """
     signature = types.void(fields, dtype, lanes)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
-        source, step, parts, target, count = (
-            simd.integer(builder.extract_value(args[0], i)) for i in range(5)
+        source, step, parts, target, count, clear = (
+            simd.integer(builder.extract_value(args[0], i)) for i in range(6)
         )
         mask = simd.mask(count)
         total = simd.variable(simd.load(source, mask))
         with simd.loop(simd.integer(1), parts) as part:
             vec = simd.load(source + part * step, mask)
             total.set(total.get(builder) + vec)
+            with simd.when(clear.compare("!=", 0)):
+                simd.store(simd.vec(0.0), source + part * step, mask)
         simd.store(total.get(builder), target, mask)
         return context.get_dummy_value()
 
@@ -133,9 +137,11 @@ def make_add_parts(tiles: list[Tile]) -> Callable[..., None]:
         x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
     ) -> None:
         step, parts = get(plan, "plan.part"), get(plan, "plan.splits")
+        clear = get(plan, "plan.clear")
         for item in range(first, last):
             skip = item * pitch
             count = min(lanes, (get(plan, "plan.length") - skip) // itemsize)
-            add_vectors((x + skip, step, parts, o + skip, count), dtype, lanes)
+            fields = x + skip, step, parts, o + skip, count, clear
+            add_vectors(fields, dtype, lanes)
 
     return add_parts

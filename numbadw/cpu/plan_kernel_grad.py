@@ -23,16 +23,17 @@ WIDTH = {32: 7, 16: 4}
 MOST_COLUMNS = 8
 # Rows of a block: 32 rows of 7 columns are the longest chain of one sum, 224 terms.
 ROWS_HEIGHT = 32
+# Vectors of a row that a flat tile adds up in one chain, at most.
+RUN = 256
 # Bytes of a part's sums may be so large a share of the arrays read.
 PART_SHARE = 16
-MOST_PARTS = 64
 
 
 class Sizes(NamedTuple):
-    """What a run needs beyond the plan: how many parts, and the room of each."""
+    """How many parts the sums have, each of so many strips at most."""
 
     parts: int
-    part: int  # bytes
+    strips: int
 
 
 def registers() -> int:
@@ -108,7 +109,7 @@ def plan_direct(r: Request) -> tuple[Plan, Sizes]:
         "group": group,
         "splits": sizes.parts,
         "units": units,
-        "part": sizes.part,
+        "part": part_bytes(r),
         "x_row": r.fields["x_h"],
         "x_pix": r.x.w * axis.in_step,
         "o_row": r.fields["o_h"],
@@ -123,8 +124,14 @@ def cut(r: Request, units: int, groups: int) -> Sizes:
     """Cut the units into parts, so that with the groups there is work for many."""
     taps = r.g.kh * r.g.kw * r.channels * r.itemsize
     room = max(1, r.moved // PART_SHARE // taps)
-    parts = max(1, min(-(-ITEMS // groups), units, room, MOST_PARTS))
-    return Sizes(parts, -(-(taps + r.channels * r.itemsize) // LINE) * LINE)
+    parts = max(1, min(-(-ITEMS // groups), units, room))
+    return Sizes(parts, -(-units // parts))
+
+
+def part_bytes(r: Request) -> int:
+    """Return the bytes from the sums of one part to those of the next."""
+    sums = (r.g.kh * r.g.kw + 1) * r.channels * r.itemsize
+    return -(-sums // LINE) * LINE
 
 
 def flat_runs(r: Request, s: flat.Shape, taps: Table) -> Table:
@@ -139,7 +146,7 @@ def flat_runs(r: Request, s: flat.Shape, taps: Table) -> Table:
             low = start + first
             inside = inside and low >= 0 and low + r.lanes // s.m <= elements
         kind = int(not inside)
-        if table and table[-1][0] == kind:
+        if table and table[-1][0] == kind and table[-1][7] < RUN:
             table[-1] = (*table[-1][:7], table[-1][7] + 1, table[-1][8])
         else:
             offset = v * s.used * r.itemsize
@@ -173,7 +180,7 @@ def plan_flat(r: Request) -> tuple[Plan, Sizes]:
         "strips": len(runs),
         "splits": sizes.parts,
         "units": units,
-        "part": sizes.part,
+        "part": part_bytes(r),
         "c": s.c,
         "period": s.c * s.m,
         "used": s.used,
@@ -194,11 +201,17 @@ def plan_flat(r: Request) -> tuple[Plan, Sizes]:
         "taps": taps,
         "picks": picks,
     }
-    return assemble("kernel_grad_flat", tiles, sizes.parts, fields, tables), sizes
+    plan = assemble("kernel_grad_flat", tiles, sizes.parts, fields, tables)
+    return plan, sizes._replace(strips=sizes.strips * len(runs))
 
 
-def plan_sum(parts: int, part: int, length: int, tile: Tile) -> Plan:
-    """Plan the sum of parts, `part` bytes apart, over `length` bytes of each."""
-    fields = {"splits": parts, "part": part, "length": length}
+def plan_sum(
+    parts: int, part: int, length: int, tile: Tile, clear: bool = False
+) -> Plan:
+    """Plan the sum of parts, `part` bytes apart, over `length` bytes of each.
+
+    With `clear` all parts but the first become 0.
+    """
+    fields = {"splits": parts, "part": part, "length": length, "clear": int(clear)}
     items = -(-length // (tile.lanes * BYTES[tile.dtype]))
     return assemble("add_parts", (tile,), items, fields, {})

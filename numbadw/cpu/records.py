@@ -69,6 +69,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "units",  # how many (image, row block, strip) in all,
         "part",  # bytes from one part's sums to the next's
         "length",  # and bytes of them to add up
+        "clear",  # 1: all parts but the first become 0 when they are added
         "planes",  # flat feed: planes per image (channels first), else 1
     ),
     "rows": (
