@@ -38,6 +38,9 @@ Strides = tuple[int, ...] | None
 Names = tuple[int, int, int, int, int]
 # Bytes of a band's arrays: what usual last-level caches hold for a core.
 BAND_BYTES = 2 * 1024 * 1024
+# A band of rows is so many times as high as the rows that it shares with the next, the
+# kernel's height less one: those are computed twice.
+BAND_HALOS = 4
 # Strips that a part of the sums takes in, at most, before they are added to totals.
 CHAIN = 256
 
@@ -118,7 +121,8 @@ class Backward:
         elif image <= BAND_BYTES:
             self._cut(max(1, BAND_BYTES // image))
         else:
-            self._set_bands(bands.rows(g, g.h * BAND_BYTES // image))
+            tall = BAND_HALOS * (g.kh - 1) * g.dh
+            self._set_bands(bands.rows(g, max(tall, g.h * BAND_BYTES // image)))
 
     def _cut(self, images: int) -> None:
         """Choose bands of so many whole images; bands of rows stay."""
