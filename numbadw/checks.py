@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy import ma
 
-from numbadw.geometry import Geometry, Padding
+from numbadw.geometry import Geometry, Padding, PixelGeometry
 
 Array = npt.NDArray[Any]
 
@@ -131,33 +131,59 @@ def weight_array(
     return np.require(array, dtype, ("C", "A"))
 
 
-def bias_array(value: object, out_channels: int, dtype: npt.DTypeLike) -> Array | None:
-    """Read a bias of shape (C*M,), or None."""
+def bias_array(
+    value: object, out_channels: int, dtype: npt.DTypeLike, axis: str = "C*M"
+) -> Array | None:
+    """Read a bias of shape (C*M,), or None; `axis` is what the message calls it."""
     if value is None:
         return None
     array = weight_array(value, "bias", 1, dtype)
     if array.shape != (out_channels,):
         raise ValueError(
-            f"bias must have shape (C*M,) = ({out_channels},), got {_describe(value)}"
+            f"bias must have shape ({axis},) = ({out_channels},), "
+            f"got {_describe(value)}"
         )
     return array
 
 
-def grad_array(value: object, geometry: Geometry, dtype: npt.DTypeLike) -> Array:
+def grad_array(
+    value: object, geometry: Geometry | PixelGeometry, dtype: npt.DTypeLike
+) -> Array:
     """Read a gradient at the output, of any strides and alignment.
 
     Never a copy, except that another dtype or byte order comes back as native `dtype`.
     """
-    g, wanted = geometry, np.dtype(dtype)
+    wanted = np.dtype(dtype)
     array = _castable_array(value, "grad", 4, wanted, "inputs")
-    if array.shape != g.output_shape:
+    if array.shape != geometry.output_shape:
         raise ValueError(
-            f"grad must have the output's shape {g.output_shape}, got "
-            f"{_describe(value)}: inputs has shape {g.input_shape} and kernel has "
-            f"shape {g.kernel_shape}, with strides {(g.sh, g.sw)}, padding "
-            f"{((g.pt, g.pb), (g.pl, g.pr))} and dilation_rate {(g.dh, g.dw)}"
+            f"grad must have the output's shape {geometry.output_shape}, got "
+            f"{_describe(value)}: {geometry.described}"
         )
     return array.astype(wanted, copy=False)
+
+
+def pointwise_kernel(
+    value: object, x_shape: tuple[int, ...], channels_first: bool, dtype: npt.DTypeLike
+) -> tuple[Array, PixelGeometry]:
+    """Read a kernel (1, 1, C, F) or (C, F) as (C, F), and the geometry it makes."""
+    ndim = value.ndim if isinstance(value, np.ndarray) and value.ndim == 2 else 4
+    array = weight_array(value, "kernel", ndim, dtype)
+    n, c, h, w = x_shape if channels_first else (x_shape[0], *_last_to_first(x_shape))
+    shape = (1,) * (ndim - 2) + (c,)
+    if array.shape[:-1] != shape or 0 in array.shape:
+        raise ValueError(
+            f"kernel must have shape (1, 1, C, F) or (C, F) with C = {c}, the channels "
+            f"of inputs, and F at least 1, got {_describe(value)}: inputs has shape "
+            f"{x_shape}"
+        )
+    f = array.shape[-1]
+    return array.reshape(c, f), PixelGeometry(n, h, w, c, f, channels_first)
+
+
+def _last_to_first(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    _, h, w, c = shape
+    return c, h, w
 
 
 def out_array(

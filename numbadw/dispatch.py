@@ -16,7 +16,7 @@ import numpy as np
 from numba import config
 
 from numbadw import checks
-from numbadw.geometry import Geometry
+from numbadw.geometry import Geometry, PixelGeometry
 
 Run = Callable[[Any, Any, Any, Any, int], int]
 GradientRun = Callable[[Any, Any, Any, Any, Any, Any, Any], None]
@@ -61,8 +61,10 @@ def bind_forward(
 ) -> Run:
     """Return the run of one forward problem on a backend (`cpu` or `reference`)."""
     if _takes_reference(backend, geometry):
+        from numbadw.reference import forward
+
         kind = (geometry.input_shape, x_strides), (geometry.output_shape, o_strides)
-        return _bind_reference(geometry, dtype, kind, activation, parameter)
+        return _bind_reference(forward, geometry, dtype, kind, activation, parameter)
     from numbadw.cpu import bind_forward as bind
 
     return bind(geometry, dtype, x_strides, o_strides, activation, parameter)
@@ -89,7 +91,9 @@ def bind_gradients(
     C-contiguous and aligned; it checks nothing.
     """
     if _takes_reference(backend, geometry):
-        return _bind_reference_gradients(geometry, activation, parameter)
+        from numbadw.reference import gradients
+
+        return _bind_reference_gradients(gradients, geometry, activation, parameter)
     from numbadw.cpu import bind_gradients as bind
 
     return bind(
@@ -104,7 +108,53 @@ def bind_gradients(
     )
 
 
-def _takes_reference(backend: str, geometry: Geometry) -> bool:
+@functools.lru_cache(maxsize=4096)
+def bind_pointwise(
+    backend: str,
+    geometry: PixelGeometry,
+    dtype: np.dtype[Any],
+    x_strides: tuple[int, ...],
+    o_strides: tuple[int, ...],
+    activation: str,
+    parameter: float,
+) -> Run:
+    """Return the run of one 1x1 convolution; its kernel is (C, F)."""
+    if _takes_reference(backend, geometry):
+        from numbadw.reference import pointwise
+
+        kind = (geometry.input_shape, x_strides), (geometry.output_shape, o_strides)
+        return _bind_reference(pointwise, geometry, dtype, kind, activation, parameter)
+    from numbadw.cpu import bind_pointwise as bind
+
+    return bind(geometry, dtype, x_strides, o_strides, activation, parameter)
+
+
+@functools.lru_cache(maxsize=4096)
+def bind_pointwise_gradients(
+    backend: str,
+    geometry: PixelGeometry,
+    dtype: np.dtype[Any],
+    x_strides: tuple[int, ...],
+    g_strides: tuple[int, ...],
+    x_grad_strides: tuple[int, ...],
+    activation: str,
+    parameter: float,
+) -> GradientRun:
+    """Return the run that writes all three gradients of one 1x1 convolution.
+
+    With an activation the channels or the columns of `grad` are neighbours.
+    """
+    if _takes_reference(backend, geometry):
+        from numbadw.reference import pointwise_gradients as run
+
+        return _bind_reference_gradients(run, geometry, activation, parameter)
+    from numbadw.cpu import bind_pointwise_gradients as bind
+
+    strides = x_strides, g_strides, x_grad_strides
+    return bind(geometry, dtype, *strides, activation, parameter)
+
+
+def _takes_reference(backend: str, geometry: Geometry | PixelGeometry) -> bool:
     """Tell whether plain NumPy runs a problem.
 
     Without a pixel there is nothing to be fast at, and NumPy's strides of 0 for empty
@@ -116,14 +166,13 @@ def _takes_reference(backend: str, geometry: Geometry) -> bool:
 
 
 def _bind_reference(
-    geometry: Geometry,
+    forward: Callable[..., None],
+    geometry: Geometry | PixelGeometry,
     dtype: np.dtype[Any],
     kind: Any,
     activation: str,
     parameter: float,
 ) -> Run:
-    from numbadw import reference
-
     def run(x: Any, w: Any, b: Any, out: Any, check: int) -> int:
         if check == ARRAYS and (
             (x.shape, x.strides) != kind[0]
@@ -136,22 +185,21 @@ def _bind_reference(
         inputs = [array for array in (x, w, b) if array is not None]
         if check and any(np.may_share_memory(out, array) for array in inputs):
             return OVERLAPS
-        reference.forward(x, w, b, activation, parameter, geometry, out)
+        forward(x, w, b, activation, parameter, geometry, out)
         return DONE
 
     return run
 
 
 def _bind_reference_gradients(
-    geometry: Geometry, activation: str, parameter: float
+    gradients: Callable[..., None],
+    geometry: Geometry | PixelGeometry,
+    activation: str,
+    parameter: float,
 ) -> GradientRun:
-    from numbadw import reference
-
     def run(
         x: Any, w: Any, b: Any, g: Any, x_grad: Any, w_grad: Any, b_grad: Any
     ) -> None:
-        reference.gradients(
-            x, w, b, g, activation, parameter, geometry, x_grad, w_grad, b_grad
-        )
+        gradients(x, w, b, g, activation, parameter, geometry, x_grad, w_grad, b_grad)
 
     return run

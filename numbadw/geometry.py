@@ -72,6 +72,16 @@ class Geometry:
         return (self.n, self.oh, self.ow, self.out_channels)
 
     @property
+    def described(self) -> str:
+        """What a message says of the shapes and options."""
+        pads = (self.pt, self.pb), (self.pl, self.pr)
+        return (
+            f"inputs has shape {self.input_shape} and kernel has shape "
+            f"{self.kernel_shape}, with strides {(self.sh, self.sw)}, padding {pads} "
+            f"and dilation_rate {(self.dh, self.dw)}"
+        )
+
+    @property
     def out_channels(self) -> int:
         """Channels of the output, c * m."""
         return self.c * self.m
@@ -80,6 +90,54 @@ class Geometry:
     def flops(self) -> int:
         """Two per multiply-add, those on padding included."""
         return 2 * self.n * self.oh * self.ow * self.out_channels * self.kh * self.kw
+
+
+@dataclass(frozen=True)
+class PixelGeometry:
+    """Shapes of a 1x1 convolution, which mixes the channels of every pixel.
+
+    Attributes
+    ----------
+    n, h, w, c : int
+        Input axes.
+    f : int
+        Filters: output channels.
+    channels_first : bool
+        Whether images are (n, c, h, w).
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    f: int
+    channels_first: bool
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the inputs, in the caller's layout."""
+        return self._shape(self.c)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the outputs, in the caller's layout."""
+        return self._shape(self.f)
+
+    @property
+    def flops(self) -> int:
+        """Operations: a multiplication and an addition for each term."""
+        return 2 * self.n * self.h * self.w * self.c * self.f
+
+    @property
+    def described(self) -> str:
+        """What a message says of the shapes."""
+        kernel = (1, 1, self.c, self.f)
+        return f"inputs has shape {self.input_shape} and kernel is {kernel}"
+
+    def _shape(self, channels: int) -> tuple[int, int, int, int]:
+        if self.channels_first:
+            return self.n, channels, self.h, self.w
+        return self.n, self.h, self.w, channels
 
 
 def make_geometry(

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numbadw import activations
-from numbadw.geometry import Geometry
+from numbadw.geometry import Geometry, PixelGeometry
 
 Array = npt.NDArray[Any]
 Slices = tuple[slice, slice, slice]
@@ -81,6 +81,55 @@ def gradients(
             w_grad[...] = _correlate(inner, inputs, g)
 
 
+def pointwise(
+    inputs: Array,
+    kernel: Array,
+    bias: Array | None,
+    activation: str,
+    parameter: float,
+    geometry: PixelGeometry,
+    out: Array,
+) -> None:
+    """Write the 1x1 convolution of `inputs` into `out`; contract as `forward`."""
+    with np.errstate(all="ignore"):
+        result = _mix(inputs, kernel, bias, geometry)
+        result = activations.apply(result, activation, parameter)
+        _channels_last(out, geometry)[...] = result
+
+
+def pointwise_gradients(
+    inputs: Array,
+    kernel: Array,
+    bias: Array | None,
+    grad: Array,
+    activation: str,
+    parameter: float,
+    geometry: PixelGeometry,
+    x_grad: Array,
+    w_grad: Array,
+    b_grad: Array,
+) -> None:
+    """Write the gradients of `sum(grad * pointwise(...))`; contract as `gradients`."""
+    with np.errstate(all="ignore"):
+        inner = _channels_last(grad, geometry).astype(np.float64)
+        if activation != "linear":
+            before = _mix(inputs, kernel, bias, geometry)
+            inner *= activations.apply_derivative(before, activation, parameter)
+        weights = kernel.astype(np.float64)
+        _channels_last(x_grad, geometry)[...] = np.matmul(inner, weights.T)
+        pixels = _channels_last(inputs, geometry).reshape(-1, geometry.c)
+        inner = inner.reshape(-1, geometry.f)
+        w_grad[...] = np.matmul(pixels.T.astype(np.float64), inner)
+        b_grad[...] = inner.sum(0)
+
+
+def _mix(inputs: Array, kernel: Array, bias: Array | None, g: PixelGeometry) -> Array:
+    """Give the float64 result before the activation, channels last."""
+    images = _channels_last(inputs, g).astype(np.float64)
+    result: Array = np.matmul(images, kernel.astype(np.float64))
+    return result if bias is None else result + bias
+
+
 def _convolve(inputs: Any, kernel: Any, bias: Array | None, g: Geometry) -> Array:
     """Give the float64 result before the activation, channels last."""
     images = _channels_last(inputs, g)
@@ -110,7 +159,7 @@ def _correlate(inner: Array, inputs: Array, g: Geometry) -> Array:
     return acc
 
 
-def _channels_last(array: Array, g: Geometry) -> Array:
+def _channels_last(array: Array, g: Geometry | PixelGeometry) -> Array:
     """View images as (n, h, w, c)."""
     return array.transpose(0, 2, 3, 1) if g.channels_first else array
 

@@ -4,7 +4,8 @@ Read in this order: `strip.py` and `tile.py` (know registers), `forward.py` (kno
 memory), `plan_forward.py` and `plan_flat.py` (know numbers), `launch.py` and `pool.py`
 (know threads).  The gradients: `backward.py` (which kernels in which order), then
 `transposed.py` and `plan_input_grad.py`, `taps.py`, `kernel_grad.py` and
-`plan_kernel_grad.py`.
+`plan_kernel_grad.py`.  1x1 convolutions: `multiply.py` (registers), `pointwise.py`
+(memory), `plan_pointwise.py` (numbers).
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ from numbadw.cpu.backward import bind_gradients
 from numbadw.cpu.kernels import kernel_address
 from numbadw.cpu.launch import bind
 from numbadw.cpu.plan_forward import make_plan
+from numbadw.cpu.pointwise_run import bind_pointwise, bind_pointwise_gradients
 from numbadw.cpu.request import Request
 from numbadw.dispatch import Run
 from numbadw.geometry import Geometry
 
-__all__ = ["bind_forward", "bind_gradients"]
+__all__ = [
+    "bind_forward",
+    "bind_gradients",
+    "bind_pointwise",
+    "bind_pointwise_gradients",
+]
 
 
 def bind_forward(

@@ -12,6 +12,7 @@ from numbadw.cpu.forward import make_direct, make_flat, make_packed
 from numbadw.cpu.kernel_grad import make_add_parts, make_kernel_grad
 from numbadw.cpu.kernel_grad_flat import make_flat_grad
 from numbadw.cpu.label import Tile
+from numbadw.cpu.pointwise import make_product
 
 BUILDERS: dict[str, Callable[[list[Tile]], Callable[..., None]]] = {
     "direct": make_direct,
@@ -22,6 +23,7 @@ BUILDERS: dict[str, Callable[[list[Tile]], Callable[..., None]]] = {
     "add_parts": make_add_parts,
     "copy_in": make_copy_in,
     "copy_out": make_copy_out,
+    "product": make_product,
 }
 
 COMPILED: list[Any] = []  # keeps the machine code alive

@@ -77,6 +77,31 @@ def transpose(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def copy_rows(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
+    """Copy `many` vectors of `length` elements, at most `lanes`, as they are.
+
+    Contract: fields = (source, source step, many, target, target step, length), steps
+    in bytes; nothing outside them is touched.
+    """
+    signature = types.void(fields, dtype, lanes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
+        source, s_step, many, target, t_step, length = (
+            simd.integer(builder.extract_value(args[0], i)) for i in range(6)
+        )
+        inside = simd.mask(length)
+        with builder.if_else(length.compare("==", simd.lanes)) as (full, partial):
+            for branch, mask in ((full, None), (partial, inside)):
+                with branch, simd.loop(simd.integer(0), many) as i:
+                    vec = simd.load(source + i * s_step, mask)
+                    simd.store(vec, target + i * t_step, mask)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def copy_element(typingctx: Any, source: Any, target: Any, dtype: Any) -> Any:
     """Copy one element from address to address."""
 
@@ -164,6 +189,9 @@ def pack_block(source, steps, target, pitch, sizes, dtype, lanes, itemsize):  # 
                     dtype,
                     lanes,
                 )
+        elif channel_step == itemsize:
+            fields = (start, pixel_step, pixels, target, pitch, channels)
+            copy_rows(fields, dtype, lanes)
         else:
             for p in range(pixels):
                 for c in range(channels):

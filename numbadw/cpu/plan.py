@@ -206,6 +206,7 @@ TABLES = {
     "taps": "tap",
     "picks": "pick",
     "sizes": "sizes",
+    "products": "product",
 }
 
 

@@ -33,6 +33,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "strips_at",
         "lanes_at",
         "taps_at",
+        "products_at",
         "x_n",  # byte steps in the inputs: image, row, column, channel
         "x_h",
         "x_w",
@@ -95,6 +96,35 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "columns",
     ),
     "lane": ("x", "w", "o", "count", "adds"),
+    "product": (
+        "swap",  # 1: A is the second operand of the call, B the first
+        "rows",  # of C; A's rows
+        "columns",  # of C; B's columns
+        "k",  # terms of a sum, in each of so many batches
+        "batches",
+        "chunk",  # rows of a work item, how many such chunks
+        "chunks",
+        "panels",  # panels of C's columns
+        "images",  # rows of an image: index // images counts a step, % the other
+        "staged",  # 1: columns of C are no neighbours
+        "a_n",  # byte steps of A: image, row of an image, row of A, term
+        "a_h",
+        "a_row",
+        "a_k",
+        "b_n",  # of B: image, row of an image, term, column
+        "b_h",
+        "b_k",
+        "b_column",
+        "c_n",  # of C: image, row of an image, row of C, column
+        "c_h",
+        "c_row",
+        "c_column",
+        "g_n",  # of the gradient that a derivative is multiplied with
+        "g_h",
+        "g_row",
+        "bias_row",  # of the bias along the rows, 0: it lies along the columns
+        "adds",  # 1: to what C holds
+    ),
     "sizes": ("n", "h", "w", "c"),  # shape or strides, in the caller's order
     "tap": ("x", "first", "count"),  # flat feed, one a kernel column
     "pick": ("mask", "count"),  # lanes of a vector that belong to a column phase

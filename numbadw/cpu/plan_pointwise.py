@@ -1,0 +1,214 @@
+"""The planner of 1x1 convolutions: which array is A, which B, and the work items."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbadw import jit
+from numbadw.cpu.label import Tile
+from numbadw.cpu.plan import Plan, Steps, Table, assemble, extent
+from numbadw.cpu.pointwise import DEPTH
+from numbadw.cpu.records import RECORDS
+from numbadw.cpu.request import ITEMS
+
+# Rows of a tile for 1, 2, ... vectors: sums, vectors of B and one of A fill the
+# registers. One vector takes more rows, or each load would serve one multiply-add.
+HEIGHTS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 12, 2: 6}}
+
+
+# Bytes of a work item's rows of A and C: half of a usual L2.
+ITEM_BYTES = 512 * 1024
+# Tiles of rows that share a packed panel, at least, where packing it is the costlier.
+SHARED_TILES = 4
+
+
+class Grid(NamedTuple):
+    """Pixels of two arrays as (images, rows of an image, columns), axes joined."""
+
+    n: int
+    h: int
+    w: int
+    one: Steps
+    other: Steps
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], one: Steps, other: Steps) -> Grid:
+        """Join the axes along which both arrays go on without a gap."""
+        n, h, w = shape
+        if h == 1 or all(s.h == w * s.w for s in (one, other)):
+            h, w = 1, h * w
+        if h == 1 and (n == 1 or all(s.n == w * s.w for s in (one, other))):
+            n, w = 1, n * w
+        return cls(n, h, w, one, other)
+
+
+class Product(NamedTuple):
+    """A product C = A B as the kernel takes it; the steps are (n, h, row, column)."""
+
+    rows: int
+    columns: int
+    k: int
+    images: tuple[int, int]  # images, and rows of one, of which each has ...
+    batched: bool  # False: a C of its own; True: a part of every sum
+    a: tuple[int, int, int, int]
+    b: tuple[int, int, int, int]
+    c: tuple[int, int, int, int]
+    swap: bool = False
+    bias_row: int = 0
+    g: tuple[int, int, int] = (0, 0, 0)  # of the gradient beside C, columns dense
+    adds: bool = False  # to what C holds
+
+
+def columns_are_neighbours(steps: Steps, itemsize: int) -> bool:
+    """Tell whether pixels are to be the columns of a product: channels first."""
+    return steps.w == itemsize != steps.c
+
+
+def product_of_pixels(
+    grid: Grid,
+    channels: int,
+    filters: int,
+    w_steps: tuple[int, int],
+    itemsize: int,
+    swap: bool,
+) -> Product:
+    """Return pixels by channels times weights: from `grid.one` to `grid.other`.
+
+    `w_steps` are the byte steps of the weights along channels and filters; with `swap`
+    pixels are the columns of C, else its rows.
+    """
+    x, o = grid.one, grid.other
+    images = grid.n, grid.h
+    if swap:
+        return Product(
+            filters,
+            grid.w,
+            channels,
+            images,
+            False,
+            (0, 0, w_steps[1], w_steps[0]),
+            (x.n, x.h, x.c, x.w),
+            (o.n, o.h, o.c, o.w),
+            True,
+            itemsize,
+        )
+    return Product(
+        grid.w,
+        filters,
+        channels,
+        images,
+        False,
+        (x.n, x.h, x.w, x.c),
+        (0, 0, *w_steps),
+        (o.n, o.h, o.w, o.c),
+    )
+
+
+def product_of_gradients(
+    grid: Grid, channels: int, filters: int, itemsize: int
+) -> Product:
+    """Return inputs (`grid.one`) times gradients (`other`), summed over the pixels."""
+    x, g = grid.one, grid.other
+    return Product(
+        channels,
+        filters,
+        grid.w,
+        (grid.n, grid.h),
+        True,
+        (x.n, x.h, x.c, x.w),
+        (g.n, g.h, g.w, g.c),
+        (0, 0, filters * itemsize, itemsize),
+    )
+
+
+def choose_tile(columns: int, dtype: str, activation: str, single: bool) -> Tile:
+    """Return the tile: as many equal vectors as cover the columns with least waste.
+
+    `single` takes one row at a time, for products that have only one.
+    """
+    target = jit.target()
+    heights = HEIGHTS[32 if target.registers >= 32 else 16]
+    lanes = target.vector_bytes // (4 if dtype == "f32" else 8)
+    vectors = -(-columns // lanes)
+    panels = -(-vectors // max(heights))
+    width = -(-vectors // panels)
+    shape = 1 if single else heights[width], 0, 0, 0, width, 1, False, True
+    return Tile("multiply", dtype, lanes, *shape, activation)
+
+
+def plan_product(
+    p: Product,
+    dtype: np.dtype[Any],
+    activation: str = "linear",
+    parameter: float = 0.0,
+    checks: dict[str, int] | None = None,
+    sizes: Table | None = None,
+    single: bool = False,
+) -> Plan:
+    """Plan a product; `checks` and `sizes` are what a launch from Python looks at."""
+    itemsize = dtype.itemsize
+    name = "f32" if itemsize == 4 else "f64"
+    tile = choose_tile(p.columns, name, activation, single)
+    width = tile.width * tile.lanes
+    panels = -(-p.columns // width)
+    outer = 1 if p.batched else p.images[0] * p.images[1]
+    chunk = _chunk(p, tile, panels, outer, itemsize)
+    chunks = -(-p.rows // chunk)
+    names = RECORDS["product"]
+    record = dict.fromkeys(names, 0) | {
+        "swap": int(p.swap),
+        "rows": p.rows,
+        "columns": p.columns,
+        "k": p.k,
+        "batches": p.images[0] * p.images[1] if p.batched else 1,
+        "chunk": chunk,
+        "chunks": chunks,
+        "panels": panels,
+        "images": p.images[1],
+        "staged": int(p.c[3] != itemsize),
+        "bias_row": p.bias_row,
+        "adds": int(p.adds),
+    }
+    for letter, steps, last in (
+        ("a", p.a, ("row", "k")),
+        ("b", p.b, ("k", "column")),
+        ("c", p.c, ("row", "column")),
+        ("g", p.g, ("row",)),
+    ):
+        for axis, step in zip(("n", "h", *last), steps, strict=True):
+            record[f"{letter}_{axis}"] = step
+    (bits,) = struct.unpack("q", struct.pack("d", parameter))
+    fields = {"parameter": bits, **(checks or {})}
+    tables = {"products": [tuple(record[key] for key in names)]}
+    if sizes is not None:
+        tables["sizes"] = sizes
+    return assemble("product", (tile,), outer * chunks * panels, fields, tables)
+
+
+def _chunk(p: Product, tile: Tile, panels: int, outer: int, itemsize: int) -> int:
+    """Return the rows of a work item: what L2 holds, and work for many threads."""
+    depth = min(DEPTH, p.k)
+    room = ITEM_BYTES // ((depth + tile.width * tile.lanes) * itemsize)
+    share = -(-p.rows * panels * outer // ITEMS)
+    tiles = -(-min(room, share, p.rows) // tile.kh)
+    return max(tiles, SHARED_TILES if p.batched else 1) * tile.kh
+
+
+def checked_fields(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    strides: tuple[tuple[int, ...], tuple[int, ...]],
+    w_bytes: int,
+    b_bytes: int,
+    dtype: np.dtype[Any],
+) -> tuple[dict[str, int], Table]:
+    """Return what a launch checks: the extents, shapes and strides of its arrays."""
+    fields = {"w_bytes": w_bytes, "b_bytes": b_bytes}
+    table: Table = []
+    for name, shape, steps in zip("xo", shapes, strides, strict=True):
+        low, high = extent(shape, steps, dtype.itemsize)
+        fields |= {f"{name}_low": low, f"{name}_high": high}
+        table += [shape, steps]
+    return fields | {"dtype": id(np.dtype(dtype.type))}, table

@@ -1,0 +1,168 @@
+"""The loops of matrix products C = A B: 1x1 convolutions and their gradients.
+
+    for image (or row of one), chunk of C's rows, panel of its columns:    # work items
+        for batch, block of DEPTH terms:
+            pack the panel's rows of B                  # tile.width vectors each
+            for tile.kh rows of the chunk: tile         # adds to C
+        unpack the chunk, where C's columns are no neighbours
+
+A panel's block of B stays in L1 or L2 while the rows of A pass by; a chunk's rows of A
+stay in L2 while the panels do.  Which array is A, which B and where their rows and
+terms lie is said by the plan (plan_pointwise.py): pixels are the rows of C, or its
+columns where these are neighbours (channels first).
+
+Sums have three levels: a chain of DEPTH terms, the blocks of a batch, the batches; the
+same for every number of threads, as no sum is split between work items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from numbadw import jit
+from numbadw.cpu.caches import LINE
+from numbadw.cpu.kernel_grad import PARAMETER
+from numbadw.cpu.label import Tile
+from numbadw.cpu.multiply import multiply
+from numbadw.cpu.pack import pack_block, unpack_block
+from numbadw.cpu.records import entry, get
+from numbadw.cpu.simd import BYTES
+
+# Terms of one chain, and rows of a packed panel: 64 KiB of four vectors each.
+DEPTH = 256
+
+
+def make_product(tiles: list[Tile]) -> Callable[..., None]:
+    """Build the loops round one tile of products."""
+    label, dtype, lanes = tiles[0].label, tiles[0].dtype, tiles[0].lanes
+    height, width = tiles[0].kh, tiles[0].width * tiles[0].lanes
+    itemsize = BYTES[dtype]
+    pitch = width * itemsize
+
+    def product(
+        x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
+    ) -> None:
+        here = entry(plan, "plan.products_at", "product", 0)
+        if get(here, "product.swap"):
+            x, w = w, x
+        rows, depth = get(here, "product.rows"), get(here, "product.k")
+        chunk, chunks = get(here, "product.chunk"), get(here, "product.chunks")
+        panels, images = get(here, "product.panels"), get(here, "product.images")
+        batches, staged = get(here, "product.batches"), get(here, "product.staged")
+        c_column, bias_row = (
+            get(here, "product.c_column"),
+            get(here, "product.bias_row"),
+        )
+        adds, block = get(here, "product.adds"), min(DEPTH, depth)
+        room = (block + staged * chunk) * pitch + LINE
+        scratch = np.zeros(room, np.uint8)
+        panel = (scratch.ctypes.data + LINE - 1) & -LINE
+        for item in range(first, last):
+            column = (item % panels) * width
+            rest = item // panels
+            start = (rest % chunks) * chunk
+            stop, outer = min(start + chunk, rows), rest // chunks
+            n, y = outer // images, outer % images
+            columns = min(width, get(here, "product.columns") - column)
+            skip = n * get(here, "product.c_n") + y * get(here, "product.c_h")
+            skip += start * get(here, "product.c_row") + column * c_column
+            target, step = o + skip, get(here, "product.c_row")
+            if staged:
+                target, step = panel + block * pitch, pitch
+            g_at = g + n * get(here, "product.g_n") + y * get(here, "product.g_h")
+            g_at += start * get(here, "product.g_row") + column * itemsize
+            bias = 0
+            if b:
+                bias = b + (start * bias_row if bias_row else column * itemsize)
+            for batch in range(batches):
+                # An image of its own, or one of many that a sum goes through.
+                bn, by = batch // images + n, batch % images + y
+                a_at = x + bn * get(here, "product.a_n") + by * get(here, "product.a_h")
+                a_at += start * get(here, "product.a_row")
+                b_at = w + bn * get(here, "product.b_n") + by * get(here, "product.b_h")
+                b_at += column * get(here, "product.b_column")
+                for k in range(0, depth, block):
+                    many = min(block, depth - k)
+                    _pack_panel(
+                        b_at + k * get(here, "product.b_k"),
+                        (0, get(here, "product.b_k"), get(here, "product.b_column")),
+                        panel,
+                        pitch,
+                        (many, columns),
+                        dtype,
+                        lanes,
+                        itemsize,
+                    )
+                    for m in range(start, stop, height):
+                        skipped = m - start
+                        fields = (
+                            a_at
+                            + skipped * get(here, "product.a_row")
+                            + k * get(here, "product.a_k"),
+                            panel,
+                            target + skipped * step,
+                            bias + skipped * bias_row if b else 0,
+                            g_at + skipped * get(here, "product.g_row"),
+                            get(here, "product.a_row"),
+                            get(here, "product.a_k"),
+                            pitch,
+                            step,
+                            get(here, "product.g_row"),
+                            bias_row,
+                            min(height, stop - m),
+                            columns,
+                            many,
+                            int(batch == 0 and k == 0 and not adds),
+                            int(batch + 1 == batches and k + many == depth),
+                            plan + PARAMETER,
+                        )
+                        multiply(fields, label)
+            if staged:
+                _unpack_columns(
+                    target,
+                    pitch,
+                    o + skip,
+                    (0, get(here, "product.c_row"), c_column),
+                    (stop - start, columns),
+                    dtype,
+                    lanes,
+                    itemsize,
+                )
+
+    return product
+
+
+@jit.helper
+def _pack_panel(source, steps, target, pitch, sizes, dtype, lanes, itemsize):  # type: ignore[no-untyped-def]
+    """Copy (terms, columns) of B to rows of whole vectors."""
+    many, columns = sizes
+    for c in range(0, columns, lanes):
+        pack_block(
+            source + c * steps[2],
+            steps,
+            target + c * itemsize,
+            pitch,
+            (1, many, min(lanes, columns - c)),
+            dtype,
+            lanes,
+            itemsize,
+        )
+
+
+@jit.helper
+def _unpack_columns(source, pitch, target, steps, sizes, dtype, lanes, itemsize):  # type: ignore[no-untyped-def]
+    """Copy (rows, columns) of a staged C to where they belong."""
+    many, columns = sizes
+    for c in range(0, columns, lanes):
+        unpack_block(
+            source + c * itemsize,
+            pitch,
+            target + c * steps[2],
+            steps,
+            (1, many, min(lanes, columns - c)),
+            dtype,
+            lanes,
+            itemsize,
+        )

@@ -1,0 +1,177 @@
+"""Runs of 1x1 convolutions: the forward product, and the three of the way back.
+
+Forward, one product: pixels by channels times the weights.  Backward:
+
+    for band of pixels:                      # one, unless there is an activation
+        gradient at the pre-activation       # the forward product, ends in a derivative
+        gradient at the inputs               # gradients times the weights, turned round
+        gradient at the weights, the bias    # inputs, or ones, times gradients; added
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from numbadw.cpu import launch
+from numbadw.cpu.jobs import Job, Places, make_job, run_all
+from numbadw.cpu.kernels import kernel_address
+from numbadw.cpu.label import PRIME
+from numbadw.cpu.plan import Plan, Steps
+from numbadw.cpu.plan_pointwise import (
+    Grid,
+    Product,
+    checked_fields,
+    columns_are_neighbours,
+    plan_product,
+    product_of_gradients,
+    product_of_pixels,
+)
+from numbadw.dispatch import GradientRun, Run
+from numbadw.geometry import PixelGeometry
+from numbadw.memory import address, aligned_empty
+
+# Bytes of a band's arrays: what usual last-level caches hold for a core.
+BAND_BYTES = 2 * 1024 * 1024
+
+
+def bind_pointwise(
+    geometry: PixelGeometry,
+    dtype: np.dtype[Any],
+    x_strides: tuple[int, ...],
+    o_strides: tuple[int, ...],
+    activation: str,
+    parameter: float,
+) -> Run:
+    """Plan one forward problem, compile what it needs and return its run."""
+    g, size = geometry, dtype.itemsize
+    x, o = (Steps.of(s, g.channels_first) for s in (x_strides, o_strides))
+    grid = Grid.of((g.n, g.h, g.w), x, o)
+    swap = columns_are_neighbours(o, size)
+    product = product_of_pixels(grid, g.c, g.f, (g.f * size, size), size, swap)
+    shapes, strides = (g.input_shape, g.output_shape), (x_strides, o_strides)
+    checks, sizes = checked_fields(shapes, strides, g.c * g.f * size, g.f * size, dtype)
+    plan = plan_product(product, dtype, activation, parameter, checks, sizes)
+    touched = (math.prod(g.input_shape) + math.prod(g.output_shape)) * size
+    return launch.bind(kernel_address(plan.feed, plan.tiles), plan, g.flops, touched)
+
+
+class PointwiseBackward:
+    """The gradients of one problem, planned once and run many times."""
+
+    def __init__(
+        self,
+        geometry: PixelGeometry,
+        dtype: np.dtype[Any],
+        strides: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+        activation: str,
+        parameter: float,
+    ) -> None:
+        self.g, self.dtype, self.size = geometry, dtype, dtype.itemsize
+        self.activation, self.parameter = activation, parameter
+        self.x, self.grad, self.x_grad = (
+            Steps.of(s, geometry.channels_first) for s in strides
+        )
+        self.derives = activation != "linear"
+        self.pixels = 0  # of a band's scratch
+        self.bands = self._bands()
+        self.plan = functools.cache(self._plan)
+
+    def _bands(self) -> list[tuple[tuple[int, int, int], int, int, int]]:
+        """Return the bands: (images, rows, columns) of one, and where it begins."""
+        g = self.g
+        whole = g.n, g.h, g.w
+        if not self.derives:
+            return [(whole, 0, 0, 0)]
+        joined = Grid.of(whole, self.x, self.grad)
+        both = Grid.of(whole, self.x, self.x_grad)
+        n, h, w = (min(a, b) for a, b in zip(whole, whole, strict=True))
+        if joined[:3] == both[:3]:
+            n, h, w = joined[:3]
+        most = max(1, BAND_BYTES // ((g.c + g.f) * self.size))
+        count = -(-w // most)
+        self.pixels = step = -(-w // count)
+        return [
+            ((1, 1, min(step, w - i)), image, row, i)
+            for image in range(n)
+            for row in range(h)
+            for i in range(0, w, step)
+        ]
+
+    def _plan(
+        self, shape: tuple[int, int, int], adds: bool
+    ) -> tuple[Job | None, list[Job]]:
+        """Plan a band: its derivative; gradients at inputs, weights and bias."""
+        g, size = self.g, self.size
+        grad, derive = self.grad, None
+        if self.derives:
+            swap = columns_are_neighbours(grad, size)
+            dense = Steps(0, 0, g.f * size, size)
+            if swap:
+                dense = Steps(0, 0, size, self.pixels * size)
+            grid = Grid.of(shape, self.x, dense)
+            p = product_of_pixels(grid, g.c, g.f, (g.f * size, size), size, swap)
+            p = p._replace(g=(grad.n, grad.h, grad.c if swap else grad.w))
+            name = self.activation + PRIME
+            derive = self._job(p, plan_product(p, self.dtype, name, self.parameter))
+            grad = dense
+        swap = columns_are_neighbours(self.x_grad, size)
+        grid = Grid.of(shape, grad, self.x_grad)
+        back = product_of_pixels(grid, g.f, g.c, (size, g.f * size), size, swap)
+        sums = product_of_gradients(Grid.of(shape, self.x, grad), g.c, g.f, size)
+        sums = sums._replace(adds=adds)
+        ones = sums._replace(rows=1, a=(0, 0, 0, 0))
+        jobs = [self._job(p, plan_product(p, self.dtype)) for p in (back, sums)]
+        jobs.append(self._job(ones, plan_product(ones, self.dtype, single=True)))
+        return derive, jobs
+
+    def _job(self, p: Product, plan: Plan) -> Job:
+        pixels = math.prod(p.images) * max(p.k if p.batched else 1, 1)
+        terms = p.rows * p.columns * (pixels if p.batched else p.k * pixels)
+        moved = math.prod(p.images) * (p.rows * p.k + p.rows * p.columns) * self.size
+        return make_job(plan, 2 * terms, moved)
+
+    def run(
+        self, x: Any, w: Any, b: Any, g: Any, x_grad: Any, w_grad: Any, b_grad: Any
+    ) -> None:
+        """Write the three gradients; see `dispatch.bind_pointwise_gradients`."""
+        one = np.ones(1, self.dtype)
+        scratch = aligned_empty((self.pixels * self.g.f,), self.dtype)
+        bias = 0 if b is None else address(b)
+        names = (x, w, g, x_grad, w_grad, b_grad, one, scratch)
+        xa, wa, ga, xg, wg, bg, ones, derived = (address(array) for array in names)
+        work: list[tuple[Job, Places]] = []
+        for number, (shape, n, y, i) in enumerate(self.bands):
+            derive, others = self.plan(shape, number > 0)
+            x_at, g_at, to = (
+                base + n * s.n + y * s.h + i * s.w
+                for base, s in ((xa, self.x), (ga, self.grad), (xg, self.x_grad))
+            )
+            if derive:
+                work.append((derive, (x_at, wa, bias, derived, g_at)))
+                g_at = derived
+            places = (
+                (g_at, wa, 0, to, 0),
+                (x_at, g_at, 0, wg, 0),
+                (ones, g_at, 0, bg, 0),
+            )
+            work += zip(others, places, strict=True)
+        run_all(work)
+        del scratch, one  # alive until here
+
+
+def bind_pointwise_gradients(
+    geometry: PixelGeometry,
+    dtype: np.dtype[Any],
+    x_strides: tuple[int, ...],
+    g_strides: tuple[int, ...],
+    x_grad_strides: tuple[int, ...],
+    activation: str,
+    parameter: float,
+) -> GradientRun:
+    """Plan the gradients, compile what they need and return their run."""
+    strides = x_strides, g_strides, x_grad_strides
+    return PointwiseBackward(geometry, dtype, strides, activation, parameter).run
