@@ -14,6 +14,7 @@ from numbadw.gradients import (
 from numbadw.info import show_config, warmup
 from numbadw.layers import DepthwiseConv2D
 from numbadw.pointwise import pointwise_conv2d, pointwise_conv2d_grad
+from numbadw.separable import separable_conv2d, separable_conv2d_grad
 from numbadw.threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -32,6 +33,8 @@ __all__ = [
     "num_threads",
     "pointwise_conv2d",
     "pointwise_conv2d_grad",
+    "separable_conv2d",
+    "separable_conv2d_grad",
     "set_num_threads",
     "show_config",
     "warmup",

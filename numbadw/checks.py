@@ -132,15 +132,19 @@ def weight_array(
 
 
 def bias_array(
-    value: object, out_channels: int, dtype: npt.DTypeLike, axis: str = "C*M"
+    value: object,
+    out_channels: int,
+    dtype: npt.DTypeLike,
+    name: str = "bias",
+    axis: str = "C*M",
 ) -> Array | None:
     """Read a bias of shape (C*M,), or None; `axis` is what the message calls it."""
     if value is None:
         return None
-    array = weight_array(value, "bias", 1, dtype)
+    array = weight_array(value, name, 1, dtype)
     if array.shape != (out_channels,):
         raise ValueError(
-            f"bias must have shape ({axis},) = ({out_channels},), "
+            f"{name} must have shape ({axis},) = ({out_channels},), "
             f"got {_describe(value)}"
         )
     return array
@@ -153,29 +157,39 @@ def grad_array(
 
     Never a copy, except that another dtype or byte order comes back as native `dtype`.
     """
+    return result_grad(value, geometry.output_shape, dtype, f": {geometry.described}")
+
+
+def result_grad(
+    value: object, shape: tuple[int, ...], dtype: npt.DTypeLike, why: str = ""
+) -> Array:
+    """Read a gradient at a result of this shape, as `grad_array` does."""
     wanted = np.dtype(dtype)
     array = _castable_array(value, "grad", 4, wanted, "inputs")
-    if array.shape != geometry.output_shape:
+    if array.shape != shape:
         raise ValueError(
-            f"grad must have the output's shape {geometry.output_shape}, got "
-            f"{_describe(value)}: {geometry.described}"
+            f"grad must have the output's shape {shape}, got {_describe(value)}{why}"
         )
     return array.astype(wanted, copy=False)
 
 
 def pointwise_kernel(
-    value: object, x_shape: tuple[int, ...], channels_first: bool, dtype: npt.DTypeLike
+    value: object,
+    x_shape: tuple[int, ...],
+    channels_first: bool,
+    dtype: npt.DTypeLike,
+    name: str = "kernel",
 ) -> tuple[Array, PixelGeometry]:
     """Read a kernel (1, 1, C, F) or (C, F) as (C, F), and the geometry it makes."""
     ndim = value.ndim if isinstance(value, np.ndarray) and value.ndim == 2 else 4
-    array = weight_array(value, "kernel", ndim, dtype)
+    array = weight_array(value, name, ndim, dtype)
     n, c, h, w = x_shape if channels_first else (x_shape[0], *_last_to_first(x_shape))
     shape = (1,) * (ndim - 2) + (c,)
     if array.shape[:-1] != shape or 0 in array.shape:
         raise ValueError(
-            f"kernel must have shape (1, 1, C, F) or (C, F) with C = {c}, the channels "
-            f"of inputs, and F at least 1, got {_describe(value)}: inputs has shape "
-            f"{x_shape}"
+            f"{name} must have shape (1, 1, C, F) or (C, F) with C = {c}, the channels "
+            f"it reads, and F at least 1, got {_describe(value)}: it reads images of "
+            f"shape {x_shape}"
         )
     f = array.shape[-1]
     return array.reshape(c, f), PixelGeometry(n, h, w, c, f, channels_first)

@@ -17,9 +17,12 @@ from numba import config
 
 from numbadw import checks
 from numbadw.geometry import Geometry, PixelGeometry
+from numbadw.memory import aligned_empty, dense_strides
 
 Run = Callable[[Any, Any, Any, Any, int], int]
 GradientRun = Callable[[Any, Any, Any, Any, Any, Any, Any], None]
+# inputs, depthwise kernel and bias, pointwise kernel and bias, out.
+SeparableRun = Callable[[Any, Any, Any, Any, Any, Any], None]
 
 # What a run reports.
 DONE, OVERLAPS, READ_ONLY, UNKNOWN = 0, 1, 2, 3
@@ -152,6 +155,41 @@ def bind_pointwise_gradients(
 
     strides = x_strides, g_strides, x_grad_strides
     return bind(geometry, dtype, *strides, activation, parameter)
+
+
+@functools.lru_cache(maxsize=4096)
+def bind_separable(
+    backend: str,
+    geometry: Geometry,
+    filters: int,
+    dtype: np.dtype[Any],
+    strides: tuple[tuple[int, ...], tuple[int, ...]],
+    activations: tuple[tuple[str, float], tuple[str, float]],
+) -> SeparableRun:
+    """Return the run of a depthwise and a pointwise convolution in one.
+
+    `strides` are those of inputs and result, `activations` name and parameter of each.
+    """
+    pixels = PixelGeometry.after(geometry, filters)
+    size = dtype.itemsize
+    if not _takes_reference(backend, geometry):
+        from numbadw.cpu import bind_separable as bind
+
+        run = bind(geometry, filters, dtype, strides, activations)
+        if run is not None:
+            return run
+    between = dense_strides(geometry.output_shape, size)
+    first = bind_forward(backend, geometry, dtype, strides[0], between, *activations[0])
+    second = bind_pointwise(
+        backend, pixels, dtype, between, strides[1], *activations[1]
+    )
+
+    def run_both(x: Any, dk: Any, db: Any, pk: Any, pb: Any, out: Any) -> None:
+        middle = aligned_empty(geometry.output_shape, dtype)
+        first(x, dk, db, middle, NOTHING)
+        second(middle, pk, pb, out, NOTHING)
+
+    return run_both
 
 
 def _takes_reference(backend: str, geometry: Geometry | PixelGeometry) -> bool:

@@ -25,7 +25,7 @@ from numbadw.dispatch import (
     choose_backend,
 )
 from numbadw.geometry import Geometry, make_geometry
-from numbadw.memory import SMALL_BYTES, aligned_empty, require
+from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
 
 Array = npt.NDArray[Any]
 
@@ -326,12 +326,3 @@ def _check(
         target, geometry, x.dtype, x.strides, strides_out, name, parameter
     )
     return run, geometry, x, w, b, o
-
-
-def dense_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Return the strides of a C-ordered array."""
-    strides = []
-    for size in reversed(shape):
-        strides.append(itemsize)
-        itemsize *= max(1, size)
-    return tuple(reversed(strides))

@@ -113,6 +113,11 @@ class PixelGeometry:
     f: int
     channels_first: bool
 
+    @classmethod
+    def after(cls, g: Geometry, f: int) -> "PixelGeometry":
+        """Return the geometry of f filters that read what a convolution gives."""
+        return cls(g.n, g.oh, g.ow, g.out_channels, f, g.channels_first)
+
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
         """Shape of the inputs, in the caller's layout."""
@@ -147,6 +152,7 @@ def make_geometry(
     padding: Padding,
     dilation_rate: tuple[int, int],
     channels_first: bool,
+    name: str = "kernel",
 ) -> Geometry:
     """Derive the full geometry from canonical arguments.
 
@@ -163,6 +169,8 @@ def make_geometry(
         As `checks.padding` returns it.
     channels_first : bool
         Layout of `input_shape`.
+    name : str
+        The kernel's, for the messages.
 
     Returns
     -------
@@ -177,13 +185,13 @@ def make_geometry(
         The two disagree about c.
         The output would have no rows or no columns.
     """
-    shapes = f"inputs has shape {input_shape} and kernel has shape {kernel_shape}"
+    shapes = f"inputs has shape {input_shape} and {name} has shape {kernel_shape}"
     layout = "(N, C, H, W)" if channels_first else "(N, H, W, C)"
     if len(input_shape) != 4 or min(input_shape) < 0:
         raise ValueError(f"inputs must have shape {layout}, got {input_shape}")
     if len(kernel_shape) != 4 or min(kernel_shape) < 1:
         raise ValueError(
-            "kernel must have shape (kh, kw, C, M) with every size >= 1, "
+            f"{name} must have shape (kh, kw, C, M) with every size >= 1, "
             f"got {kernel_shape}"
         )
     if channels_first:
@@ -193,7 +201,7 @@ def make_geometry(
     kh, kw, kernel_c, m = kernel_shape
     if kernel_c != c:
         raise ValueError(
-            f"kernel must have as many input channels as inputs: {shapes}, so kernel "
+            f"{name} must have as many input channels as inputs: {shapes}, so {name} "
             f"(kh, kw, C, M) has C = {kernel_c} and inputs {layout} has C = {c}"
         )
     sh, sw = strides

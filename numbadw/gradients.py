@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from numbadw import activations, checks
 from numbadw.dispatch import GradientRun, bind_gradients, choose_backend
-from numbadw.functional import dense_strides
 from numbadw.geometry import Geometry, make_geometry
-from numbadw.memory import SMALL_BYTES, aligned_empty, require
+from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
 
 Array = npt.NDArray[Any]
 # inputs, kernel, bias, grad and out, as given or as checked.

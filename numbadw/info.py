@@ -14,8 +14,8 @@ from numba import config as numba_config
 import numbadw
 from numbadw import activations, checks, jit, threads
 from numbadw.dispatch import bind_forward, bind_gradients, require_cuda
-from numbadw.functional import dense_strides
 from numbadw.geometry import Geometry, make_geometry
+from numbadw.memory import dense_strides
 
 _LIBRARIES = ("numpy", "numba", "llvmlite", "numba-cuda")
 

@@ -112,3 +112,12 @@ def aligned_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     copy = aligned_empty(array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def dense_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return the strides of a C-ordered array."""
+    strides = []
+    for size in reversed(shape):
+        strides.append(itemsize)
+        itemsize *= max(1, size)
+    return tuple(reversed(strides))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from numbadw import activations, checks
+from numbadw.calls import Calls
 from numbadw.dispatch import (
     DONE,
     OVERLAP,
@@ -21,14 +21,18 @@ from numbadw.dispatch import (
     bind_pointwise_gradients,
     choose_backend,
 )
-from numbadw.functional import dense_strides
-from numbadw.memory import SMALL_BYTES, aligned_copy, aligned_empty, require
+from numbadw.memory import (
+    SMALL_BYTES,
+    aligned_copy,
+    aligned_empty,
+    dense_strides,
+    require,
+)
 
 Array = npt.NDArray[Any]
 
-# Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
-_CALLS: dict[Any, tuple[Run, tuple[int, ...], tuple[int, int]]] = {}
-_MOST_CALLS = 4096
+Call = tuple[Run, tuple[int, ...], tuple[int, int]]
+_calls: Calls[Call] = Calls()
 
 
 def pointwise_conv2d(
@@ -92,18 +96,12 @@ def pointwise_conv2d(
     >>> ndw.pointwise_conv2d(x, np.ones((8, 32), np.float32), activation="relu6").shape
     (1, 14, 14, 32)
     """
-    key = _key(inputs, kernel, bias, out, (activation, data_format, backend))
-    call = None if key is None else _CALLS.get(key)
+    arrays = inputs, kernel, bias, out
+    options = activation, data_format, backend
+    call = _calls.find(arrays, options)
     if call is None:
-        call, arrays = _check(
-            inputs, kernel, bias, activation, data_format, out, backend
-        )
-        x, w, b = arrays
-        # Only calls that need no conversion are known by their key.
-        if key is not None and x is inputs and b is bias and _same(w, kernel):
-            if len(_CALLS) >= _MOST_CALLS:
-                _CALLS.clear()
-            _CALLS[key] = call
+        call, (x, w, b) = _check(*arrays, *options)
+        _calls.keep(call, arrays, options, (x, w, b, out))
     else:
         x, w, b = inputs, kernel.reshape(call[2]), bias
     run, shape, _ = call
@@ -121,39 +119,13 @@ def pointwise_conv2d(
     return out
 
 
-def _key(inputs: Any, kernel: Any, bias: Any, out: Any, options: Any) -> Any:
-    """Give all that a plan depends on, or None where it takes the checks to tell."""
-    kinds: list[Any] = []
-    for array in (inputs, kernel, bias, out):
-        if array is None:
-            kinds.append(None)
-        elif type(array) is np.ndarray:
-            kinds += array.shape, array.strides, array.dtype, array.flags.aligned
-        else:
-            return None
-    activation, data_format, backend = options
-    known = activation is None or type(activation) is str
-    if not (known and type(data_format) is type(backend) is str):
-        return None
-    return (*kinds, *options)
-
-
-def _same(matrix: Array, kernel: Array) -> bool:
-    """Tell whether the matrix is the kernel itself, not a converted copy."""
-    same = matrix.dtype == kernel.dtype and matrix.strides == kernel.strides[-2:]
-    return bool(same and np.may_share_memory(matrix, kernel))
-
-
-Call = tuple[Run, tuple[int, ...], tuple[int, int]]
-
-
 def _check(
     inputs: Any,
     kernel: Any,
     bias: Any,
+    out: Any,
     activation: Any,
     data_format: Any,
-    out: Any,
     backend: Any,
 ) -> tuple[Call, tuple[Array, Array, Array | None]]:
     """Turn the user's arguments into a bound run and the arrays it takes."""
@@ -162,7 +134,7 @@ def _check(
     name, parameter = activations.resolve(activation)
     x = checks.input_array(inputs, "inputs")
     w, geometry = checks.pointwise_kernel(kernel, x.shape, first, x.dtype)
-    b = checks.bias_array(bias, geometry.f, x.dtype, "F")
+    b = checks.bias_array(bias, geometry.f, x.dtype, axis="F")
     shape = geometry.output_shape
     strides = dense_strides(shape, x.dtype.itemsize)
     if out is None:
@@ -233,7 +205,7 @@ def pointwise_conv2d_grad(
     name, parameter = activations.resolve(activation)
     x = checks.input_array(inputs, "inputs")
     w, geometry = checks.pointwise_kernel(kernel, x.shape, first, x.dtype)
-    b = checks.bias_array(bias, geometry.f, x.dtype, "F")
+    b = checks.bias_array(bias, geometry.f, x.dtype, axis="F")
     g = checks.grad_array(grad, geometry, x.dtype)
     require(x.shape, x.dtype)
     # A derivative is multiplied with whole vectors of the gradient.

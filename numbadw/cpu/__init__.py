@@ -20,6 +20,7 @@ from numbadw.cpu.launch import bind
 from numbadw.cpu.plan_forward import make_plan
 from numbadw.cpu.pointwise_run import bind_pointwise, bind_pointwise_gradients
 from numbadw.cpu.request import Request
+from numbadw.cpu.separable_run import bind_separable
 from numbadw.dispatch import Run
 from numbadw.geometry import Geometry
 
@@ -28,6 +29,7 @@ __all__ = [
     "bind_gradients",
     "bind_pointwise",
     "bind_pointwise_gradients",
+    "bind_separable",
 ]
 
 

@@ -13,6 +13,7 @@ from numbadw.cpu.kernel_grad import make_add_parts, make_kernel_grad
 from numbadw.cpu.kernel_grad_flat import make_flat_grad
 from numbadw.cpu.label import Tile
 from numbadw.cpu.pointwise import make_product
+from numbadw.cpu.separable import make_separable
 
 BUILDERS: dict[str, Callable[[list[Tile]], Callable[..., None]]] = {
     "direct": make_direct,
@@ -24,6 +25,7 @@ BUILDERS: dict[str, Callable[[list[Tile]], Callable[..., None]]] = {
     "copy_in": make_copy_in,
     "copy_out": make_copy_out,
     "product": make_product,
+    "separable": make_separable,
 }
 
 COMPILED: list[Any] = []  # keeps the machine code alive

@@ -207,6 +207,7 @@ TABLES = {
     "picks": "pick",
     "sizes": "sizes",
     "products": "product",
+    "bands": "band",
 }
 
 

@@ -147,15 +147,19 @@ def plan_product(
     checks: dict[str, int] | None = None,
     sizes: Table | None = None,
     single: bool = False,
+    alone: bool = False,
 ) -> Plan:
-    """Plan a product; `checks` and `sizes` are what a launch from Python looks at."""
+    """Plan a product; `checks` and `sizes` are what a launch from Python looks at.
+
+    `single` is for products of one row, `alone` for those that one thread runs.
+    """
     itemsize = dtype.itemsize
     name = "f32" if itemsize == 4 else "f64"
     tile = choose_tile(p.columns, name, activation, single)
     width = tile.width * tile.lanes
     panels = -(-p.columns // width)
     outer = 1 if p.batched else p.images[0] * p.images[1]
-    chunk = _chunk(p, tile, panels, outer, itemsize)
+    chunk = _chunk(p, tile, 1 if alone else -(-ITEMS // (panels * outer)), itemsize)
     chunks = -(-p.rows // chunk)
     names = RECORDS["product"]
     record = dict.fromkeys(names, 0) | {
@@ -188,12 +192,11 @@ def plan_product(
     return assemble("product", (tile,), outer * chunks * panels, fields, tables)
 
 
-def _chunk(p: Product, tile: Tile, panels: int, outer: int, itemsize: int) -> int:
-    """Return the rows of a work item: what L2 holds, and work for many threads."""
+def _chunk(p: Product, tile: Tile, cuts: int, itemsize: int) -> int:
+    """Return the rows of a work item: what L2 holds, and `cuts` of them or more."""
     depth = min(DEPTH, p.k)
     room = ITEM_BYTES // ((depth + tile.width * tile.lanes) * itemsize)
-    share = -(-p.rows * panels * outer // ITEMS)
-    tiles = -(-min(room, share, p.rows) // tile.kh)
+    tiles = -(-min(room, -(-p.rows // cuts)) // tile.kh)
     return max(tiles, SHARED_TILES if p.batched else 1) * tile.kh
 
 

@@ -130,6 +130,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
                     lanes,
                     itemsize,
                 )
+        scratch[0] = 0  # keeps it alive until here
 
     return product
 

@@ -34,6 +34,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "lanes_at",
         "taps_at",
         "products_at",
+        "bands_at",
         "x_n",  # byte steps in the inputs: image, row, column, channel
         "x_h",
         "x_w",
@@ -124,6 +125,16 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "g_row",
         "bias_row",  # of the bias along the rows, 0: it lies along the columns
         "adds",  # 1: to what C holds
+    ),
+    "band": (
+        "x",  # offset of its input rows and of its output rows
+        "o",
+        "first",  # address of the kernel that writes to scratch, of its plan, its items
+        "first_plan",
+        "first_items",
+        "second",  # and of the kernel that reads from it
+        "second_plan",
+        "second_items",
     ),
     "sizes": ("n", "h", "w", "c"),  # shape or strides, in the caller's order
     "tap": ("x", "first", "count"),  # flat feed, one a kernel column
