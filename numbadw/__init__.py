@@ -15,6 +15,11 @@ from numbadw.info import show_config, warmup
 from numbadw.layers import DepthwiseConv2D
 from numbadw.pointwise import pointwise_conv2d, pointwise_conv2d_grad
 from numbadw.separable import separable_conv2d, separable_conv2d_grad
+from numbadw.sequence import (
+    depthwise_conv1d,
+    depthwise_conv1d_grad,
+    depthwise_conv1d_update,
+)
 from numbadw.threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -23,6 +28,9 @@ __all__ = [
     "BackendUnavailableError",
     "DepthwiseConv2D",
     "__version__",
+    "depthwise_conv1d",
+    "depthwise_conv1d_grad",
+    "depthwise_conv1d_update",
     "depthwise_conv2d",
     "depthwise_conv2d_grad",
     "depthwise_conv2d_input_grad",

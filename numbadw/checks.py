@@ -10,13 +10,21 @@ import numpy as np
 import numpy.typing as npt
 from numpy import ma
 
-from numbadw.geometry import Geometry, Padding, PixelGeometry
+from numbadw.geometry import (
+    AxisPadding,
+    Geometry,
+    Padding,
+    PadMode,
+    PixelGeometry,
+    without_row,
+)
 
 Array = npt.NDArray[Any]
 
 BACKENDS = ("auto", "cpu", "cuda", "reference")
 DATA_FORMATS = ("channels_last", "channels_first")
 PAD_MODES = ("valid", "same")
+SEQUENCE_PAD_MODES: tuple[PadMode, ...] = ("valid", "same", "causal")
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 # Work allowed to NumPy's exact overlap test, which is exponential at worst; beyond it
 # the arrays count as overlapping. Ordinary slices of one array need a few steps.
@@ -71,6 +79,35 @@ def padding(value: object) -> Padding:
         tuple(_small(size, 0, expected, value) for size in item) for item in value
     )
     return (pt, pb), (pl, pr)
+
+
+def step(value: object, name: str) -> int:
+    """Read a positive int, which may come in a tuple of its own, as Keras gives it."""
+    expected = f"{name} must be a positive int or a tuple of one"
+    if not isinstance(value, (tuple, list)):
+        return _small(value, 1, expected, value)
+    if len(value) != 1:
+        raise ValueError(f"{expected}, got {value!r} of length {len(value)}")
+    return _small(value[0], 1, expected, value)
+
+
+def sequence_padding(value: object) -> AxisPadding:
+    """Read the padding of a sequence into a mode or (before, after)."""
+    expected = (
+        "padding must be 'valid', 'same', 'causal', an int >= 0 or (before, after)"
+    )
+    if isinstance(value, str):
+        for mode in SEQUENCE_PAD_MODES:
+            if value.lower() == mode:
+                return mode
+        raise ValueError(f"{expected}, got {value!r}")
+    if not isinstance(value, (tuple, list)):
+        both = _small(value, 0, expected, value)
+        return both, both
+    if len(value) != 2:
+        raise ValueError(f"{expected}, got {value!r} of length {len(value)}")
+    before, after = (_small(item, 0, expected, value) for item in value)
+    return before, after
 
 
 def shape(value: object, name: str, axes: str, least: int) -> tuple[int, ...]:
@@ -151,13 +188,25 @@ def bias_array(
 
 
 def grad_array(
-    value: object, geometry: Geometry | PixelGeometry, dtype: npt.DTypeLike
+    value: object, geometry: Geometry, dtype: npt.DTypeLike, ndim: int = 4
 ) -> Array:
     """Read a gradient at the output, of any strides and alignment.
 
     Never a copy, except that another dtype or byte order comes back as native `dtype`.
+    With `ndim` 3 the geometry is that of sequences.
     """
-    return result_grad(value, geometry.output_shape, dtype, f": {geometry.described}")
+    g = geometry
+    shapes: tuple[tuple[int, ...], ...] = g.output_shape, g.input_shape, g.kernel_shape
+    steps: Any = (g.sh, g.sw), ((g.pt, g.pb), (g.pl, g.pr)), (g.dh, g.dw)
+    if ndim == 3:
+        first, taps = g.channels_first, g.kernel_shape[1:]
+        shapes = *(without_row(size, first) for size in shapes[:2]), taps
+        steps = g.sw, (g.pl, g.pr), g.dw
+    why = (
+        f": inputs has shape {shapes[1]} and kernel has shape {shapes[2]}, with "
+        f"strides {steps[0]}, padding {steps[1]} and dilation_rate {steps[2]}"
+    )
+    return result_grad(value, shapes[0], dtype, why)
 
 
 def result_grad(
@@ -165,7 +214,7 @@ def result_grad(
 ) -> Array:
     """Read a gradient at a result of this shape, as `grad_array` does."""
     wanted = np.dtype(dtype)
-    array = _castable_array(value, "grad", 4, wanted, "inputs")
+    array = _castable_array(value, "grad", len(shape), wanted, "inputs")
     if array.shape != shape:
         raise ValueError(
             f"grad must have the output's shape {shape}, got {_describe(value)}{why}"
@@ -198,6 +247,26 @@ def pointwise_kernel(
 def _last_to_first(shape: tuple[int, ...]) -> tuple[int, int, int]:
     _, h, w, c = shape
     return c, h, w
+
+
+def state_array(
+    value: object,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    like: str = "inputs",
+) -> Array:
+    """Read the inputs before a sequence, of any strides, alignment and castable dtype.
+
+    `like` names the argument that decides the dtype, for the message.
+    """
+    array = _castable_array(value, name, 3, np.dtype(dtype), like)
+    if array.shape != shape:
+        raise ValueError(
+            f"{name} must have shape (N, (k - 1) * dilation_rate, C) = {shape}, got "
+            f"{_describe(value)}"
+        )
+    return array
 
 
 def out_array(

@@ -7,7 +7,9 @@ shapes, strides and dtypes of the arrays and the options as given.  Everything e
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +22,10 @@ from numbadw.dispatch import (
     OVERLAP,
     OVERLAPS,
     READ_ONLY,
+    GradientRun,
     Run,
     bind_forward,
+    bind_gradients,
     choose_backend,
 )
 from numbadw.geometry import Geometry, make_geometry
@@ -29,6 +33,32 @@ from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
 
 Array = npt.NDArray[Any]
 
+# strides, padding, dilation_rate, data_format, activation and backend.
+Options = tuple[Any, Any, Any, Any, Any, Any]
+
+
+class Rank(NamedTuple):
+    """What tells images from sequences: how arguments are read, and what runs them."""
+
+    ndim: int  # of inputs, kernel and result
+    steps: Callable[[object, str], Any]  # reads strides and dilation_rate
+    padding: Callable[[object], Any]
+    geometry: Callable[..., Geometry]
+    # As those of dispatch, for arrays of `ndim`.
+    bind: Callable[..., Run]
+    bind_gradients: Callable[..., GradientRun]
+    shape: Callable[[Geometry], tuple[int, ...]]  # of the result
+
+
+IMAGES = Rank(
+    4,
+    checks.pair,
+    checks.padding,
+    make_geometry,
+    bind_forward,
+    bind_gradients,
+    operator.attrgetter("output_shape"),
+)
 # Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
 _CALLS: dict[Any, tuple[Run, tuple[int, ...], np.dtype[Any]]] = {}
 _MOST_CALLS = 4096
@@ -120,6 +150,20 @@ def depthwise_conv2d(
     >>> ndw.depthwise_conv2d(x, kernel, strides=2, padding="same").shape
     (1, 16, 16, 16)
     """
+    options = strides, padding, dilation_rate, data_format, activation, backend
+    return convolve(IMAGES, inputs, kernel, bias, out, options)
+
+
+def convolve(
+    rank: Rank,
+    inputs: Array,
+    kernel: Array,
+    bias: Array | None,
+    out: Array | None,
+    options: Options,
+) -> Array:
+    """Check the arguments as the user gave them, or know them again, and run."""
+    strides, padding, dilation_rate, _, activation, _ = options
     # Only exact types reach the look-up: True == 1 and masked arrays must not hit.
     plain = (
         type(inputs) is np.ndarray
@@ -132,9 +176,10 @@ def depthwise_conv2d(
         if not (
             type(strides) is type(dilation_rate) is int and type(padding) in _SIMPLE
         ):
-            strides = checks.pair(strides, "strides")
-            dilation_rate = checks.pair(dilation_rate, "dilation_rate")
-            padding = checks.padding(padding)
+            strides = rank.steps(strides, "strides")
+            dilation_rate = rank.steps(dilation_rate, "dilation_rate")
+            padding = rank.padding(padding)
+            options = strides, padding, dilation_rate, *options[3:]
         key = (
             inputs.shape,
             inputs.strides,
@@ -142,12 +187,7 @@ def depthwise_conv2d(
             kernel.shape,
             kernel.strides,
             kernel.dtype,
-            strides,
-            padding,
-            dilation_rate,
-            data_format,
-            activation,
-            backend,
+            options,
             None if bias is None else (bias.shape, bias.strides, bias.dtype),
             None if out is None else (out.shape, out.strides, out.dtype),
         )
@@ -165,45 +205,18 @@ def depthwise_conv2d(
             if status:
                 _settle(status, run, inputs, kernel, bias, out)
             return out
-    checked = _check(
-        inputs,
-        kernel,
-        bias,
-        strides,
-        padding,
-        dilation_rate,
-        data_format,
-        activation,
-        out,
-        backend,
-    )
-    run, geometry, x, w, b, o = checked
-    result = aligned_empty(geometry.output_shape, x.dtype) if o is None else o
+    run, shape, x, w, b, o = _check(rank, inputs, kernel, bias, out, options)
+    result = aligned_empty(shape, x.dtype) if o is None else o
     run(x, w, b, result, NOTHING)
-    if (
-        plain
-        and x.dtype == inputs.dtype
-        and _as_given(kernel, w)
-        and _as_given(bias, b)
-    ):
+    if plain and x.dtype == inputs.dtype and as_given(kernel, w) and as_given(bias, b):
         if len(_CALLS) >= _MOST_CALLS:
             _CALLS.clear()
-        _CALLS[key] = run, geometry.output_shape, x.dtype
+        _CALLS[key] = run, shape, x.dtype
     return result if out is None else out
 
 
-def prepare_depthwise_conv2d(
-    inputs: Array,
-    kernel: Array,
-    bias: Array | None,
-    *,
-    strides: Any,
-    padding: Any,
-    dilation_rate: Any,
-    data_format: str,
-    activation: Any,
-    out: Array | None,
-    backend: str,
+def prepare(
+    rank: Rank, inputs: Array, kernel: Array, bias: Any, out: Any, options: Options
 ) -> Prepared:
     """Check a call and return it bound to the kernel and the bias.
 
@@ -211,23 +224,11 @@ def prepare_depthwise_conv2d(
     as those given here; kernel and bias are read in place at each call, so they must be
     C-contiguous and of the inputs' dtype.
     """
-    checked = _check(
-        inputs,
-        kernel,
-        bias,
-        strides,
-        padding,
-        dilation_rate,
-        data_format,
-        activation,
-        out,
-        backend,
-    )
-    run, geometry, x, w, b, _ = checked
-    if x.dtype != inputs.dtype or not (_as_given(kernel, w) and _as_given(bias, b)):
+    run, shape, x, w, b, _ = _check(rank, inputs, kernel, bias, out, options)
+    if x.dtype != inputs.dtype or not (as_given(kernel, w) and as_given(bias, b)):
         msg = "a prepared call needs native, C-contiguous arrays of one dtype"
         raise ValueError(msg)
-    return Prepared(run, kernel, bias, geometry.output_shape, x.dtype)
+    return Prepared(run, kernel, bias, shape, x.dtype)
 
 
 class Prepared:
@@ -268,7 +269,7 @@ class Prepared:
         return out
 
 
-def _as_given(given: Any, checked: Any) -> bool:
+def as_given(given: Any, checked: Any) -> bool:
     """Tell whether the checked array is the given one, not a converted copy."""
     if given is None or checked is None:
         return given is checked
@@ -288,32 +289,24 @@ def _settle(
         raise ValueError(msg)
 
 
-Checked = tuple[Run, Geometry, Array, Array, Array | None, Array | None]
+Checked = tuple[Run, tuple[int, ...], Array, Array, Array | None, Array | None]
 
 
 def _check(
-    inputs: Any,
-    kernel: Any,
-    bias: Any,
-    strides: Any,
-    padding: Any,
-    dilation_rate: Any,
-    data_format: Any,
-    activation: Any,
-    out: Any,
-    backend: Any,
+    rank: Rank, inputs: Any, kernel: Any, bias: Any, out: Any, options: Options
 ) -> Checked:
-    """Turn the user's arguments into a bound run and the arrays it takes."""
+    """Turn the user's arguments into a bound run, the result's shape and the arrays."""
+    strides, padding, dilation_rate, data_format, activation, backend = options
     target = choose_backend(backend, inputs)
     channels_first = checks.data_format(data_format)
-    pairs = checks.pair(strides, "strides"), checks.pair(dilation_rate, "dilation_rate")
-    pads = checks.padding(padding)
+    steps = rank.steps(strides, "strides"), rank.steps(dilation_rate, "dilation_rate")
+    pads = rank.padding(padding)
     name, parameter = activations.resolve(activation)
-    x = checks.input_array(inputs, "inputs")
-    w = checks.weight_array(kernel, "kernel", 4, x.dtype)
-    geometry = make_geometry(x.shape, w.shape, pairs[0], pads, pairs[1], channels_first)
+    x = checks.input_array(inputs, "inputs", rank.ndim)
+    w = checks.weight_array(kernel, "kernel", rank.ndim, x.dtype)
+    geometry = rank.geometry(x.shape, w.shape, steps[0], pads, steps[1], channels_first)
     b = checks.bias_array(bias, geometry.out_channels, x.dtype)
-    shape = geometry.output_shape
+    shape = rank.shape(geometry)
     o = None
     if out is not None:
         o = checks.out_array(
@@ -322,7 +315,5 @@ def _check(
     else:
         require(shape, x.dtype)
     strides_out = dense_strides(shape, x.dtype.itemsize) if o is None else o.strides
-    run = bind_forward(
-        target, geometry, x.dtype, x.strides, strides_out, name, parameter
-    )
-    return run, geometry, x, w, b, o
+    run = rank.bind(target, geometry, x.dtype, x.strides, strides_out, name, parameter)
+    return run, shape, x, w, b, o

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal, overload
 
 PadPair = tuple[int, int]
-PadMode = Literal["same", "valid"]
-Padding = PadMode | tuple[PadPair, PadPair]
+PadMode = Literal["same", "valid", "causal"]
+AxisPadding = PadMode | PadPair
+Padding = PadMode | tuple[AxisPadding, AxisPadding]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +73,6 @@ class Geometry:
         return (self.n, self.oh, self.ow, self.out_channels)
 
     @property
-    def described(self) -> str:
-        """What a message says of the shapes and options."""
-        pads = (self.pt, self.pb), (self.pl, self.pr)
-        return (
-            f"inputs has shape {self.input_shape} and kernel has shape "
-            f"{self.kernel_shape}, with strides {(self.sh, self.sw)}, padding {pads} "
-            f"and dilation_rate {(self.dh, self.dw)}"
-        )
-
-    @property
     def out_channels(self) -> int:
         """Channels of the output, c * m."""
         return self.c * self.m
@@ -133,12 +124,6 @@ class PixelGeometry:
         """Operations: a multiplication and an addition for each term."""
         return 2 * self.n * self.h * self.w * self.c * self.f
 
-    @property
-    def described(self) -> str:
-        """What a message says of the shapes."""
-        kernel = (1, 1, self.c, self.f)
-        return f"inputs has shape {self.input_shape} and kernel is {kernel}"
-
     def _shape(self, channels: int) -> tuple[int, int, int, int]:
         if self.channels_first:
             return self.n, channels, self.h, self.w
@@ -165,8 +150,8 @@ def make_geometry(
         (kh, kw, c, m), each >= 1.
     strides, dilation_rate : (int, int)
         Vertical, horizontal; >= 1, as `checks.pair` returns them.
-    padding : "same", "valid" or ((top, bottom), (left, right))
-        As `checks.padding` returns it.
+    padding : "same", "valid" or a pair of modes or (before, after)
+        As `checks.padding` returns it; vertical, horizontal.
     channels_first : bool
         Layout of `input_shape`.
     name : str
@@ -227,18 +212,99 @@ def make_geometry(
     )
 
 
+def make_sequence_geometry(
+    input_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    stride: int,
+    padding: AxisPadding,
+    dilation_rate: int,
+    channels_first: bool,
+) -> Geometry:
+    """Derive the geometry of sequences: images of one row, kernels of one row.
+
+    Parameters
+    ----------
+    input_shape : (int, int, int)
+        (n, length, c), or (n, c, length) when `channels_first`.
+    kernel_shape : (int, int, int)
+        (k, c, m), each >= 1.
+    stride, dilation_rate : int
+        As `checks.step` returns them.
+    padding : "same", "valid", "causal" or (before, after)
+        As `checks.sequence_padding` returns it.
+    channels_first : bool
+        Layout of `input_shape`.
+
+    Returns
+    -------
+    Geometry
+        With h = oh = kh = 1 and w, ow, kw along the sequence.
+
+    Raises
+    ------
+    ValueError
+        As `make_geometry`, in the words of sequences.
+    """
+    shapes = f"inputs has shape {input_shape} and kernel has shape {kernel_shape}"
+    layout = "(N, C, L)" if channels_first else "(N, L, C)"
+    if len(input_shape) != 3 or min(input_shape) < 0:
+        raise ValueError(f"inputs must have shape {layout}, got {input_shape}")
+    if len(kernel_shape) != 3 or min(kernel_shape) < 1:
+        raise ValueError(
+            f"kernel must have shape (k, C, M) with every size >= 1, got {kernel_shape}"
+        )
+    k, kernel_c, _ = kernel_shape
+    c = input_shape[1 if channels_first else 2]
+    if kernel_c != c:
+        raise ValueError(
+            f"kernel must have as many input channels as inputs: {shapes}, so kernel "
+            f"(k, C, M) has C = {kernel_c} and inputs {layout} has C = {c}"
+        )
+    length = input_shape[2 if channels_first else 1]
+    pads = _pads(length, k, stride, dilation_rate, padding)
+    if _steps(length + sum(pads), k, stride, dilation_rate) < 1:
+        raise ValueError(
+            f"the output must have at least one step, got 0: {shapes}, with strides "
+            f"{stride}, padding {padding!r} and dilation_rate {dilation_rate} in "
+            f"layout {layout}"
+        )
+    return make_geometry(
+        with_row(input_shape, channels_first, 1),
+        (1, *kernel_shape),
+        (1, stride),
+        ("valid", pads),
+        (1, dilation_rate),
+        channels_first,
+    )
+
+
+def with_row(
+    sizes: tuple[int, ...], channels_first: bool, row: int
+) -> tuple[int, int, int, int]:
+    """Give the shape or the strides of sequences as images, `row` along the rows."""
+    n, first, second = sizes
+    return (n, first, row, second) if channels_first else (n, row, first, second)
+
+
+def without_row(sizes: tuple[int, ...], channels_first: bool) -> tuple[int, int, int]:
+    """Give the shape of images of one row as sequences."""
+    n, *rest = sizes
+    del rest[1 if channels_first else 0]
+    return (n, rest[0], rest[1])
+
+
 @overload
-def output_size(size: int, k: int, s: int, d: int, padding: PadMode | PadPair) -> int:
+def output_size(size: int, k: int, s: int, d: int, padding: AxisPadding) -> int:
     pass
 
 
 @overload
-def output_size(size: None, k: int, s: int, d: int, padding: PadMode | PadPair) -> None:
+def output_size(size: None, k: int, s: int, d: int, padding: AxisPadding) -> None:
     pass
 
 
 def output_size(
-    size: int | None, k: int, s: int, d: int, padding: PadMode | PadPair
+    size: int | None, k: int, s: int, d: int, padding: AxisPadding
 ) -> int | None:
     """Give the output size along one axis.
 
@@ -248,7 +314,7 @@ def output_size(
         Input size; None (not known yet) gives None.
     k, s, d : int
         Kernel size, stride and dilation, each >= 1.
-    padding : "same", "valid" or (before, after)
+    padding : "same", "valid", "causal" or (before, after)
         Padding along this axis.
 
     Returns
@@ -272,10 +338,15 @@ def output_size(
     return size_out
 
 
-def _pads(size: int, k: int, s: int, d: int, padding: PadMode | PadPair) -> PadPair:
-    """Give the padding before and after; "same" puts the odd pixel after."""
+def _pads(size: int, k: int, s: int, d: int, padding: AxisPadding) -> PadPair:
+    """Give the padding before and after; "same" puts the odd pixel after.
+
+    "causal" is what lets every output see the inputs up to its own position alone.
+    """
     if padding == "valid":
         return (0, 0)
+    if padding == "causal":
+        return ((k - 1) * d, 0)
     if padding == "same":
         total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
         return (total // 2, total - total // 2)

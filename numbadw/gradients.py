@@ -1,8 +1,7 @@
-"""The public gradients: check, look the plan up, run.
+"""The public gradients: check, look the plan up, run, as in `functional`.
 
-As in `functional`, a call whose arguments were seen before costs one dictionary
-look-up.  The three functions are one, `_gradients`, that is asked for the gradient at
-the inputs, at the kernel (and the bias), or for all of them.
+The functions are one, `gradients`, that is asked for the gradient at the inputs, at
+the kernel (and the bias), or for all of them.
 """
 
 from __future__ import annotations
@@ -14,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from numbadw import activations, checks
-from numbadw.dispatch import GradientRun, bind_gradients, choose_backend
-from numbadw.geometry import Geometry, make_geometry
+from numbadw.dispatch import GradientRun, choose_backend
+from numbadw.functional import IMAGES, Options, Rank
+from numbadw.geometry import Geometry
 from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
 
 Array = npt.NDArray[Any]
 # inputs, kernel, bias, grad and out, as given or as checked.
 Arrays = tuple[Any, Any, Any, Any, Any]
-# strides, padding, dilation_rate, data_format, activation and backend, as given.
-Options = tuple[Any, Any, Any, Any, Any, Any]
 # The gradients at inputs, kernel and bias; None where not wanted.
 Results = tuple[Any, Any, Any]
 
@@ -116,7 +114,7 @@ def depthwise_conv2d_input_grad(
     """
     arrays = None, kernel, None, grad, out
     options = strides, padding, dilation_rate, data_format, None, backend
-    result = _gradients("input", arrays, input_shape, options)[0]
+    result = gradients(IMAGES, "input", arrays, input_shape, options)[0]
     return result if out is None else out
 
 
@@ -188,7 +186,7 @@ def depthwise_conv2d_kernel_grad(
     """
     arrays = inputs, None, None, grad, out
     options = strides, padding, dilation_rate, data_format, None, backend
-    result = _gradients("kernel", arrays, kernel_shape, options)[1]
+    result = gradients(IMAGES, "kernel", arrays, kernel_shape, options)[1]
     return result if out is None else out
 
 
@@ -263,20 +261,22 @@ def depthwise_conv2d_grad(
     """
     arrays = inputs, kernel, bias, grad, None
     options = strides, padding, dilation_rate, data_format, activation, backend
-    return _gradients("both", arrays, None, options)
+    return gradients(IMAGES, "both", arrays, None, options)
 
 
-def _gradients(wanted: str, given: Arrays, shape: Any, options: Options) -> Results:
+def gradients(
+    rank: Rank, wanted: str, given: Arrays, shape: Any, options: Options
+) -> Results:
     """Return the gradients at inputs, kernel and bias, None where not wanted.
 
     `wanted` is as in `dispatch.bind_gradients`; `shape` is that of the gradient where
-    no array tells it.
+    no array tells it.  All are those of images; sequences have one row.
     """
-    key = _key(wanted, given, shape, options)
+    key = _key(rank, wanted, given, shape, options)
     call = None if key is None else _CALLS.get(key)
     arrays = given
     if call is None:
-        call, arrays = _check(wanted, given, shape, options)
+        call, arrays = _check(rank, wanted, given, shape, options)
         # Only calls that need no conversion are known by their key.
         if key is not None and all(map(operator.is_, given, arrays)):
             if len(_CALLS) >= _MOST_CALLS:
@@ -311,7 +311,7 @@ def _run(wanted: str, call: _Call, arrays: Arrays) -> Results:
     return x_grad, w_grad, b_grad
 
 
-def _key(wanted: str, arrays: Arrays, shape: Any, options: Options) -> Any:
+def _key(rank: Rank, wanted: str, arrays: Arrays, shape: Any, options: Options) -> Any:
     """Give all that a plan depends on, or None where it takes the checks to tell."""
     strides, padding, dilation_rate, data_format, activation, backend = options
     if not (type(data_format) is type(backend) is str):
@@ -328,9 +328,9 @@ def _key(wanted: str, arrays: Arrays, shape: Any, options: Options) -> Any:
     if type(activation) is not str and activation is not None:
         activation = activations.resolve(activation)
     if not (type(strides) is type(dilation_rate) is int and type(padding) in _SIMPLE):
-        strides = checks.pair(strides, "strides")
-        dilation_rate = checks.pair(dilation_rate, "dilation_rate")
-        padding = checks.padding(padding)
+        strides = rank.steps(strides, "strides")
+        dilation_rate = rank.steps(dilation_rate, "dilation_rate")
+        padding = rank.padding(padding)
     if shape is not None and not (type(shape) is tuple and {*map(type, shape)} == _INT):
         shape = checks.shape(shape, *_SHAPES[wanted])
     return (
@@ -347,33 +347,33 @@ def _key(wanted: str, arrays: Arrays, shape: Any, options: Options) -> Any:
 
 
 def _check(
-    wanted: str, given: Arrays, shape: Any, options: Options
+    rank: Rank, wanted: str, given: Arrays, shape: Any, options: Options
 ) -> tuple[_Call, Arrays]:
     """Turn the user's arguments into a bound run and the arrays it takes."""
     inputs, kernel, bias, grad, out = given
     strides, padding, dilation_rate, data_format, activation, backend = options
     target = choose_backend(backend, grad if wanted == "input" else inputs)
     channels_first = checks.data_format(data_format)
-    pairs = checks.pair(strides, "strides"), checks.pair(dilation_rate, "dilation_rate")
-    pads = checks.padding(padding)
+    steps = rank.steps(strides, "strides"), rank.steps(dilation_rate, "dilation_rate")
+    pads = rank.padding(padding)
     name, parameter = activations.resolve(activation)
     x = w = None
     if wanted == "input":
-        grad = checks.input_array(grad, "grad")
+        grad = checks.input_array(grad, "grad", rank.ndim)
         dtype = grad.dtype
         x_shape = checks.shape(shape, *_SHAPES[wanted])
     else:
-        x = checks.input_array(inputs, "inputs")
+        x = checks.input_array(inputs, "inputs", rank.ndim)
         dtype, x_shape = x.dtype, x.shape
     if wanted == "kernel":
         w_shape = checks.shape(shape, *_SHAPES[wanted])
     else:
         like = "grad" if wanted == "input" else "inputs"
-        w = checks.weight_array(kernel, "kernel", 4, dtype, like)
+        w = checks.weight_array(kernel, "kernel", rank.ndim, dtype, like)
         w_shape = w.shape
-    geometry = make_geometry(x_shape, w_shape, pairs[0], pads, pairs[1], channels_first)
+    geometry = rank.geometry(x_shape, w_shape, steps[0], pads, steps[1], channels_first)
     b = checks.bias_array(bias, geometry.out_channels, dtype)
-    g = checks.grad_array(grad, geometry, dtype)
+    g = checks.grad_array(grad, geometry, dtype, rank.ndim)
     o = None
     if out is not None:
         o = _check_out(given, w_shape if wanted == "kernel" else x_shape, dtype)
@@ -381,7 +381,7 @@ def _check(
         require(w_shape if wanted == "kernel" else x_shape, dtype)
     dense = dense_strides(x_shape, dtype.itemsize)
     x_grad_strides = dense if o is None else o.strides
-    run = bind_gradients(
+    run = rank.bind_gradients(
         target,
         geometry,
         dtype,

@@ -206,7 +206,7 @@ def pointwise_conv2d_grad(
     x = checks.input_array(inputs, "inputs")
     w, geometry = checks.pointwise_kernel(kernel, x.shape, first, x.dtype)
     b = checks.bias_array(bias, geometry.f, x.dtype, axis="F")
-    g = checks.grad_array(grad, geometry, x.dtype)
+    g = checks.result_grad(grad, geometry.output_shape, x.dtype)
     require(x.shape, x.dtype)
     # A derivative is multiplied with whole vectors of the gradient.
     near = g.strides[3], g.strides[1 if first else 2]

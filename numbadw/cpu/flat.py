@@ -40,6 +40,7 @@ from numbadw.cpu.finish import Finish
 from numbadw.cpu.label import Tile
 from numbadw.cpu.records import index, size
 from numbadw.cpu.simd import I32, Cell, Int, Simd, Vec
+from numbadw.cpu.tile import CHAIN
 
 FLAT_FIELDS = (
     "x",  # address of the (maybe virtual) input row 0 of the phase
@@ -167,14 +168,18 @@ def emit_flat(flat: Flat, finish: Finish, together: int) -> None:
             row = top + r
             if targets:
                 with simd.when(row.within(flat.row_lo, flat.row_hi)):
-                    _emit_row(flat, row, targets)
+                    _emit_row(flat, row, targets, (simd.integer(0), flat.kw))
         for a in range(together):
             with simd.when((o + a).compare("<", flat.last)):
                 flat.store(finish, outs[a], o + a)
 
 
 def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
-    """Emit one output row; every block of about 1,000 taps is summed by itself."""
+    """Emit one output row; every block of about 1,000 taps is summed by itself.
+
+    So is every block of `CHAIN` kernel columns, as in the wide tile (tile.py): a
+    kernel of one row then has the same bits in both.
+    """
     simd = flat.simd
     top = o * flat.sh
     low = (flat.row_lo - top).maximum(0)
@@ -187,22 +192,32 @@ def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
     with simd.repeat_while(lambda: chunk.get(simd.builder).compare("<", flat.kh)):
         begin = chunk.get(simd.builder)
         end = begin + rows
-        for acc in accs:
-            acc.set(simd.vec(0.0))
-        with simd.loop(begin.maximum(low), end.minimum(high)) as ky:
-            _emit_row(flat, top + ky, [(ky, accs)])
-        for total, acc in zip(totals, accs, strict=True):
-            total.set(total.get(simd.builder) + acc.get(simd.builder))
+        column = simd.variable(simd.integer(0))
+        with simd.repeat_while(lambda: column.get(simd.builder).compare("<", flat.kw)):
+            columns = column.get(simd.builder)
+            stop = (columns + CHAIN).minimum(flat.kw)
+            for acc in accs:
+                acc.set(simd.vec(0.0))
+            with simd.loop(begin.maximum(low), end.minimum(high)) as ky:
+                _emit_row(flat, top + ky, [(ky, accs)], (columns, stop))
+            for total, acc in zip(totals, accs, strict=True):
+                total.set(total.get(simd.builder) + acc.get(simd.builder))
+            column.set(stop)
         chunk.set(end)
 
 
-def _emit_row(flat: Flat, row: Int, targets: list[tuple[Int, list[Cell]]]) -> None:
-    """Emit one input row into the (kernel row, accumulators) it belongs to."""
+def _emit_row(
+    flat: Flat,
+    row: Int,
+    targets: list[tuple[Int, list[Cell]]],
+    columns: tuple[Int, Int],
+) -> None:
+    """Emit some columns of one input row into the (kernel row, sums) it belongs to."""
     simd, phases = flat.simd, flat.phases
     address = flat.x + row * flat.x_row
     vector = simd.lanes * simd.itemsize * phases
     height = flat.tile.kh or flat.kh
-    with simd.loop(simd.integer(0), flat.kw) as kx:
+    with simd.loop(*columns) as kx:
         tap = flat.taps_of(kx)
         column = flat.w + kx * height * vector
         xs = [flat.load_x(address, tap, t) for t in range(flat.tile.width)]

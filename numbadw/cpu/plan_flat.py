@@ -13,6 +13,7 @@ from numbadw.cpu.flat import ROWS_TOGETHER
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import CHAIN_TAPS, Plan, Table, assemble, cover
 from numbadw.cpu.request import ITEMS, Request
+from numbadw.cpu.tile import CHAIN
 from numbadw.geometry import Geometry
 
 # Vectors of a strip: 8 rows of 3 fill 24 of 32 registers (flat.py).
@@ -52,7 +53,8 @@ class Shape:
         self.stages = not (planes > 1 or r.dense(r.o, self.c * self.m))
         # Elements of one column phase of a packed row; whole vectors are written.
         self.segment = -(-g.w // g.sw) * self.c + r.lanes
-        self.tall = g.kh > FLAT_ROWS or g.kh * g.kw > CHAIN_TAPS
+        long = g.kw > CHAIN or g.kh * g.kw > CHAIN_TAPS
+        self.tall = g.kh > FLAT_ROWS or long
 
 
 def choose_tiles(r: Request, s: Shape) -> tuple[Tile, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy.typing as npt
 
 from numbadw import checks
-from numbadw.functional import Prepared, prepare_depthwise_conv2d
+from numbadw.functional import IMAGES, Prepared, prepare
 from numbadw.gradients import depthwise_conv2d_grad
 from numbadw.layers.base import ConvLayer
 
@@ -132,18 +132,15 @@ class DepthwiseConv2D(ConvLayer):
         return channels * self.depth_multiplier
 
     def _prepare(self, inputs: Any, out: Array | None) -> Prepared:
-        return prepare_depthwise_conv2d(
-            inputs,
-            self.kernel,
-            self.bias,
-            strides=self.strides,
-            padding=self.padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-            activation=self.activation,
-            out=out,
-            backend=self.backend,
+        options = (
+            self.strides,
+            self.padding,
+            self.dilation_rate,
+            self.data_format,
+            self.activation,
+            self.backend,
         )
+        return prepare(IMAGES, inputs, self.kernel, self.bias, out, options)
 
     def _gradients(
         self, inputs: Array, weights: Sequence[Array], grad: Array
