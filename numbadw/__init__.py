@@ -5,6 +5,7 @@ import numbadw.cpu
 import numbadw.reference  # noqa: F401
 from numbadw.convert import kernel_from_torch, kernel_to_torch
 from numbadw.dispatch import BackendUnavailableError
+from numbadw.folding import fold_batch_norm
 from numbadw.functional import depthwise_conv2d
 from numbadw.gradients import (
     depthwise_conv2d_grad,
@@ -12,7 +13,7 @@ from numbadw.gradients import (
     depthwise_conv2d_kernel_grad,
 )
 from numbadw.info import show_config, warmup
-from numbadw.layers import DepthwiseConv2D
+from numbadw.layers import DepthwiseConv1D, DepthwiseConv2D
 from numbadw.pointwise import pointwise_conv2d, pointwise_conv2d_grad
 from numbadw.separable import separable_conv2d, separable_conv2d_grad
 from numbadw.sequence import (
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailableError",
+    "DepthwiseConv1D",
     "DepthwiseConv2D",
     "__version__",
     "depthwise_conv1d",
@@ -35,6 +37,7 @@ __all__ = [
     "depthwise_conv2d_grad",
     "depthwise_conv2d_input_grad",
     "depthwise_conv2d_kernel_grad",
+    "fold_batch_norm",
     "get_num_threads",
     "kernel_from_torch",
     "kernel_to_torch",

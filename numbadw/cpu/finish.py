@@ -51,18 +51,12 @@ class Finish:
                 if t < biases:
                     bias = simd.load(self.bias + t * size, bias_mask)
                 acc.set(acc.get(simd.builder) + bias)
-        parameter = simd.load_parameter(self.parameter)
-        values = [
-            emit_activation(
-                simd, self.tile.activation, parameter, acc.get(simd.builder)
-            )
-            for acc in accs
-        ]
+        self._activate(accs, columns)
 
         def each(word: Callable[[Vec, Int, int], None]) -> None:
-            for t, value in enumerate(values):
+            for t, acc in enumerate(accs):
                 with self._guard(t, columns):
-                    word(value, address + t * step, t)
+                    word(acc.get(simd.builder), address + t * step, t)
 
         def plain(mask: Mask) -> None:
             def store(value: Vec, at: Int, t: int) -> None:
@@ -80,6 +74,17 @@ class Finish:
                 each(lambda value, at, t: simd.stream(value, at))
             with cached:
                 self._choose(plain, mask, whole)
+
+    def _activate(self, accs: list[Cell], columns: Int | None) -> None:
+        """Apply the activation to the columns that are stored."""
+        simd, name = self.simd, self.tile.activation
+        if name == "linear":
+            return
+        parameter = simd.load_parameter(self.parameter)
+        for t, acc in enumerate(accs):
+            with self._guard(t, columns):
+                value = acc.get(simd.builder)
+                acc.set(emit_activation(simd, name, parameter, value))
 
     def folded(
         self,

@@ -53,7 +53,8 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
         for item in range(first, last):
             rest = item // groups
             block = entry(plan, "plan.rows_at", "rows", (rest // strips) % rows)
-            here = entry(plan, "plan.strips_at", "strip", rest % strips)
+            number = get(block, "rows.strip") + rest % strips
+            here = entry(plan, "plan.strips_at", "strip", number)
             n = rest // strips // rows
             x_at = x + n * get(plan, "plan.x_n")
             x_at += get(block, "rows.x") + get(here, "strip.x")

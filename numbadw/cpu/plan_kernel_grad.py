@@ -101,7 +101,7 @@ def plan_direct(r: Request) -> tuple[Plan, Sizes]:
     groups = -(-len(lanes) // group)
     sizes = cut(r, units, groups)
     fields = r.fields | {
-        "ahead": LARGE_ROWS if r.far else 0,
+        "ahead": LARGE_ROWS if r.far and g.h > 1 else 0,
         "rows": len(rows),
         "strips": len(strips),
         "lanes": len(lanes),

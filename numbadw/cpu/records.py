@@ -84,6 +84,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "first",  # output rows of the block: first <= row < last
         "last",
         "top",  # first output row to store (transposed tiles; else `first`)
+        "strip",  # first strip of the block (direct feed)
     ),
     "strip": (
         "kind",  # which compiled tile: 2 * (index of its width) + guarded

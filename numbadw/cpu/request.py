@@ -128,6 +128,7 @@ class Request:
                         first,
                         last,
                         max(first, phase.top),
+                        0,
                     )
                 )
         return table

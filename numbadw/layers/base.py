@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from numbadw import checks
 from numbadw.functional import Prepared
-from numbadw.geometry import Padding, output_size
+from numbadw.geometry import AxisPadding, Padding, output_size
 from numbadw.layers import arguments, initializers
 from numbadw.layers.training import Trainable
 from numbadw.memory import aligned_copy, aligned_empty
@@ -53,7 +53,7 @@ class ConvLayer(Trainable):
 
     kernel_size: tuple[int, ...]
     strides: tuple[int, ...]
-    padding: Padding
+    padding: Padding | AxisPadding
     dilation_rate: tuple[int, ...]
 
     _arguments: ClassVar[tuple[str, ...]] = ()
@@ -120,7 +120,8 @@ class ConvLayer(Trainable):
         Parameters
         ----------
         inputs : ndarray, shape (n, h, w, c), or (n, c, h, w) with channels first
-            Floating inputs of another dtype than the layer's are cast to it.
+            Sequences are (n, length, c), or (n, c, length). Floating inputs of another
+            dtype than the layer's are cast to it.
         out : ndarray, optional
             As in the function.
 
@@ -337,7 +338,7 @@ class ConvLayer(Trainable):
     def _split(self, input_shape: Sequence[int | None]) -> Sizes:
         """Check a shape and give (n, c, sizes along the other axes)."""
         first = self.data_format == "channels_first"
-        axes = ("n", "h", "w")[: 1 + len(self.kernel_size)]
+        axes = ("n", "h", "w") if len(self.kernel_size) == 2 else ("n", "length")
         names = ", ".join([axes[0], "c", *axes[1:]] if first else [*axes, "c"])
         expected = f"input_shape must be ({names}), each an int or None"
         if not isinstance(input_shape, (tuple, list)):
