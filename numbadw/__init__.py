@@ -1,4 +1,4 @@
-"""Depthwise 2-D convolution for NumPy arrays at the speed of the hardware."""
+"""Depthwise convolution for NumPy arrays at the speed of the hardware."""
 
 # Imported at once: a fork during a first call could leave a half-done import behind.
 import numbadw.cpu
