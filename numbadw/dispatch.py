@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import config
 
-from numbadw import checks
+from numbadw import checks, threads
 from numbadw.geometry import Geometry, PixelGeometry
 from numbadw.memory import aligned_empty, dense_strides
 
@@ -53,6 +53,7 @@ def choose_backend(backend: object, array: object) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
+@threads.undisturbed()
 def bind_forward(
     backend: str,
     geometry: Geometry,
@@ -74,6 +75,7 @@ def bind_forward(
 
 
 @functools.lru_cache(maxsize=4096)
+@threads.undisturbed()
 def bind_gradients(
     backend: str,
     geometry: Geometry,

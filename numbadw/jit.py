@@ -2,8 +2,7 @@
 
 Every kernel is compiled as a C function of 64-bit integers and called by address, so
 one compiled driver serves all of them and nothing is ever compiled twice.  Whatever
-calls LLVM holds Numba's lock, for which a fork waits (threads.py): a child born in the
-middle of it would wait for LLVM's own lock for ever.
+calls LLVM does so undisturbed (threads.py).
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import os
 import sys
 import tempfile
@@ -18,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import llvmlite
 import llvmlite.binding as llvm
+import numba
 from numba import njit
 from numba.core import types
 from numba.core.caching import (
@@ -27,11 +29,10 @@ from numba.core.caching import (
     _CacheLocator,
 )
 from numba.core.ccallback import CFunc
-from numba.core.compiler_lock import global_compiler_lock as compiling
 from numba.core.registry import cpu_target
 from numba.extending import overload
 
-from numbadw import interrupts
+from numbadw import threads
 
 # NaN and infinities keep their meaning and sums keep their order (the emitters set
 # the same flags), so results have the same bits everywhere.
@@ -59,7 +60,7 @@ declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x floa
 
 
 @functools.cache
-@compiling  # type: ignore[untyped-decorator]
+@threads.undisturbed()
 def target() -> Target:
     """Return the vector width, registers and FMA of the CPU Numba compiles for.
 
@@ -108,7 +109,8 @@ def _roots() -> list[Path]:
     elif home is not None:
         roots.append(home / ".cache" / "numbadw")
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    roots.append(Path(tempfile.gettempdir()) / f"numbadw-{user}")
+    with contextlib.suppress(OSError):  # no folder, or none with room
+        roots.append(Path(tempfile.gettempdir()) / f"numbadw-{user}")
     return roots
 
 
@@ -117,14 +119,16 @@ def source_hash() -> str:
     """Return a hash of every source file of the package.
 
     Numba's own key sees edits of the cached function's file only, and the emitters
-    that shape the machine code live in other files.
+    that shape the machine code live in other files.  Empty where there are no such
+    files to read, as in a frozen program.
     """
     digest = hashlib.sha256()
     package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
+    paths = sorted(package.rglob("*.py"))
+    for path in paths:
         digest.update(str(path.relative_to(package)).encode())
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:16] if paths else ""
 
 
 @functools.cache
@@ -132,8 +136,12 @@ def cache_folder() -> Path | None:
     """Return the folder of compiled code, or None where no folder can be used.
 
     NUMBADW_CACHE_DIR, then the user's cache folder, then one in the temporary folder
-    made with mode 0700; the last part names the version of the sources.
+    made with mode 0700; the last part names the version of the sources.  None, too,
+    where NUMBADW_CACHE is 0, off, no or false, or the version is not known.
     """
+    switch = os.environ.get("NUMBADW_CACHE", "").lower()
+    if switch in ("0", "off", "no", "false") or not source_hash():
+        return None
     for root in _roots():
         folder = root / source_hash()
         if _usable(root) and _usable(folder):
@@ -142,7 +150,11 @@ def cache_folder() -> Path | None:
 
 
 class _Locator(_CacheLocator):  # type: ignore[misc]
-    """Place cached code in our folder, one index file per label."""
+    """Place cached code in our folder, one index file per label, CPU and compiler.
+
+    In an index that two of them shared, each would find the other's code too often:
+    Numba keeps one version's entries alone, and has no lock for them.
+    """
 
     def get_cache_path(self) -> str:
         return str(cache_folder())
@@ -151,15 +163,20 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
         return source_hash()
 
     def get_disambiguator(self) -> str:
-        return "numbadw"
-
-    @classmethod
-    def from_function(cls, py_func: Any, py_file: str) -> _Locator:
-        return cls()
+        cpu = cpu_target.target_context.codegen().magic_tuple()
+        key = (cpu, numba.__version__, llvmlite.__version__)
+        return hashlib.sha256(repr(key).encode()).hexdigest()[:12]
 
 
 class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = (_Locator,)
+    """Numba's way to keep code, without its settings for where it lies."""
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        self._lineno = py_func.__code__.co_firstlineno
+        self._locator = _Locator()
+        name = f"{Path(inspect.getfile(py_func)).stem}.{py_func.__qualname__}"
+        flags = getattr(sys, "abiflags", "")
+        self._filename_base = self.get_filename_base(name, flags)
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
@@ -203,7 +220,7 @@ def compile_kernel(function: Callable[..., None], label: str) -> Any:
     return compile_c_function(function, 8)
 
 
-@compiling  # type: ignore[untyped-decorator]
+@threads.undisturbed()
 def compile_c_function(function: Callable[..., None], count: int) -> Any:
     """Compile a function of `count` int64 arguments for calls from compiled code."""
     args, result = (types.int64,) * count, types.void
@@ -212,8 +229,7 @@ def compile_c_function(function: Callable[..., None], count: int) -> Any:
     cache = _cache_for(function)
     if cache is not None:
         compiled._cache = cache
-    with interrupts.held():
-        compiled.compile()
+    compiled.compile()
     if os.environ.get("NUMBADW_PRINT") in ("ir", "asm"):
         _show(compiled)
     return compiled
@@ -227,15 +243,14 @@ def _show(compiled: Any) -> None:
     sys.stderr.write(f"; {compiled.__name__}\n{text}\n")
 
 
-@compiling  # type: ignore[untyped-decorator]
+@threads.undisturbed()
 def compile_driver(function: Callable[..., Any], signature: str) -> Any:
     """Compile a function that Python calls."""
     dispatcher = njit(nogil=True, fastmath=FASTMATH)(function)
     cache = _cache_for(function)
     if cache is not None:
         dispatcher._cache = cache
-    with interrupts.held():
-        dispatcher.compile(signature)
+    dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 import sys
+import weakref
 from collections import deque
 from typing import Any
 
@@ -19,7 +20,7 @@ _DATA = object.__basicsize__  # the data pointer follows the object header
 _pointer_at = ctypes.c_void_p.from_address
 
 
-# Buffers of results that their owners have dropped serve again: new pages from the
+# Memory of results that their owners have dropped serves again: new pages from the
 # system cost more than a convolution (1.8 MB: 90 us, the 3x3 gradients that fill them
 # 130). So many buffers and bytes are kept, of at least the size malloc maps anew.
 KEPT_BUFFERS = 8
@@ -28,50 +29,54 @@ LEAST_KEPT = 128 * 1024
 _kept: deque[npt.NDArray[np.uint8]] = deque()
 
 
-def _references(buffer: npt.NDArray[np.uint8]) -> int:
-    return sys.getrefcount(buffer)
+class _Loan(weakref.ref[Any]):
+    """Tells when nothing refers to the memory of a buffer any more.
+
+    Whatever sees that memory, a view of a view or an exported buffer, keeps the object
+    that lends it alive: no references are counted, so it holds for every Python.
+    """
+
+    __slots__ = ("buffer",)
+    buffer: npt.NDArray[np.uint8]
 
 
-def _count_own() -> int:
-    """Return the references to a buffer that only a local variable holds."""
-    buffer = np.empty(1, np.uint8)
-    return _references(buffer)
+_loans: dict[int, _Loan] = {}
 
 
-_OWN = _count_own()
+def _take_back(loan: _Loan) -> None:
+    """Keep the buffer of a loan that has ended."""
+    del _loans[id(loan)]
+    _kept.append(loan.buffer)
+    while _too_many():
+        with contextlib.suppress(IndexError):
+            _kept.popleft()
 
 
 def _too_many() -> bool:
     kept = tuple(_kept)  # in one step, as other threads take and give
-    return len(kept) > KEPT_BUFFERS or sum(b.nbytes for b in kept) > KEPT_BYTES
+    return len(kept) > KEPT_BUFFERS or sum(map(len, kept)) > KEPT_BYTES
 
 
 def _buffer(size: int) -> npt.NDArray[np.uint8]:
-    """Return a buffer of at least `size` bytes that nobody else refers to.
-
-    Every buffer is out of the deque while it is looked at, so no two threads take one;
-    whoever holds an array of it, or a view of one, holds a reference.
-    """
-    if not LEAST_KEPT <= size <= KEPT_BYTES:
-        return np.empty(size, np.uint8)
-    found = None
+    """Return a buffer of at least `size` bytes: a kept one that fits, or a new one."""
     for _ in range(len(_kept)):
         try:
-            buffer = _kept.popleft()
+            buffer = _kept.pop()
         except IndexError:  # another thread was faster
             break
-        fits = size <= buffer.nbytes <= 2 * size
-        if fits and _references(buffer) == _OWN:
-            found = buffer
-            break
-        _kept.append(buffer)
-    if found is None:
-        found = np.empty(size, np.uint8)
-    _kept.append(found)
-    while _too_many():
-        with contextlib.suppress(IndexError):
-            _kept.popleft()
-    return found
+        if size <= buffer.nbytes <= 2 * size:
+            return buffer
+        _kept.appendleft(buffer)
+    return np.empty(size, np.uint8)
+
+
+def _lend(buffer: npt.NDArray[np.uint8], start: int, size: int) -> Any:
+    """Return an object that is so many bytes of a buffer, until nobody refers to it."""
+    lent = (ctypes.c_char * size).from_address(address(buffer) + start)
+    loan = _Loan(lent, _take_back)
+    loan.buffer = buffer
+    _loans[id(loan)] = loan
+    return lent
 
 
 def aligned_empty(
@@ -86,9 +91,15 @@ def aligned_empty(
     size = math.prod(shape) * dtype.itemsize
     if size < small:
         return np.empty(shape, dtype)
-    buffer = _buffer(size + LINE + offset)
+    room = size + LINE + offset
+    lasting = LEAST_KEPT <= room <= KEPT_BYTES
+    buffer = _buffer(room) if lasting else np.empty(room, np.uint8)
     start = -address(buffer) % LINE + offset
-    array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer, start)
+    array: npt.NDArray[Any]
+    if lasting:
+        array = np.ndarray(shape, dtype, _lend(buffer, start, size))
+    else:
+        array = np.ndarray(shape, dtype, buffer, start)
     return array
 
 

@@ -4,28 +4,50 @@ The count is process-wide and numbadw's alone: Numba's own setting is read and p
 back round every parallel call.  It never exceeds the CPU affinity, the cgroup's CPU
 quota or what the environment allows.
 
-Two rules keep the host process alive, whoever's threads run (cpu/launch.py).  One
+Three rules keep the host process alive, whoever's threads run (cpu/launch.py).  One
 parallel call runs at a time and others meanwhile run on their own thread alone: Numba's
 workqueue layer ends the process on concurrent launches, and more threads would only
 fight for the same cores.  A forked child runs serially: threads do not survive a fork.
-A fork waits for a compilation under way: the child would wait for its lock for ever.
+A fork waits for the first call of a kind that another thread is in: the child would
+wait for ever for the locks of that thread, which it does not have.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llvmlite.binding import ffi
 from numba.core.compiler_lock import global_compiler_lock as compiling
+
+from numbadw import interrupts
 
 _LIMITS = ("NUMBADW_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
-# Held by the one call that runs in parallel.
-running = threading.Lock()
+# An object of the one call that runs in parallel, under the key None.  A lock would
+# stay locked after a Ctrl-C between its acquisition and the block that releases it;
+# here a call takes the threads with `setdefault` and leaves them with `clear`, each of
+# them one step, inside a `try` whose errors go through `give_back`.
+running: dict[None, object] = {}
+
+
+def give_back(me: object) -> None:
+    """Leave the threads to other calls if `me` has them."""
+    if running.get(None) is me:
+        running.clear()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep forks, other threads' first calls and Ctrl-C waiting until the block ends.
+
+    For all that a first call does: import, compile, start threads.
+    """
+    with interrupts.held(), compiling:
+        yield
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -72,21 +94,32 @@ class _State:
 state = _State()
 
 
-def _after_fork() -> None:
-    state.forked = True
-    state.limit = 1
-    running._at_fork_reinit()  # type: ignore[attr-defined]
-    _release()
+# llvmlite's own lock, of calls that hold no other: what LLVM made is freed whenever
+# Python collects garbage, on any thread.
+_llvm = ffi.lib._lock._lock
+
+
+def _before_fork() -> None:
+    compiling.acquire()
+    _llvm.acquire()
 
 
 def _release() -> None:
-    if compiling.is_locked():  # not where Ctrl-C ended the wait for it
-        compiling.release()
+    for lock in (_llvm, compiling._lock):
+        if lock._is_owned():  # not where Ctrl-C ended the wait for it
+            lock.release()
+
+
+def _after_fork() -> None:
+    state.forked = True
+    state.limit = 1
+    running.clear()
+    _release()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=compiling.acquire,
+        before=_before_fork,
         after_in_parent=_release,
         after_in_child=_after_fork,
     )

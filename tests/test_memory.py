@@ -1,8 +1,10 @@
 """Memory: aligned arrays, and buffers that serve again only when nobody holds them."""
 
+import gc
 import threading
 
 import numpy as np
+import pytest
 
 import numbadw as ndw
 from numbadw import memory
@@ -58,13 +60,37 @@ def test_threads_never_share_a_buffer():
 
 def test_what_is_kept_is_bounded():
     arrays = [memory.aligned_empty((k * SIZE,), np.float32) for k in range(1, 20)]
-    kept = sum(buffer.nbytes for buffer in memory._kept)
-    assert len(memory._kept) <= memory.KEPT_BUFFERS
-    assert kept <= memory.KEPT_BYTES
-    del arrays
-    huge = memory.KEPT_BYTES + 1
-    assert memory._buffer(huge).nbytes == huge
-    assert all(buffer.nbytes < huge for buffer in memory._kept)
+    lent = len(memory._loans)
+    assert lent >= len(arrays)
+    while arrays:
+        del arrays[0]
+        lent -= 1
+        assert len(memory._loans) == lent
+        kept = sum(buffer.nbytes for buffer in memory._kept)
+        assert 0 < len(memory._kept) <= memory.KEPT_BUFFERS
+        assert 0 < kept <= memory.KEPT_BYTES
+    memory.aligned_empty((memory.KEPT_BYTES,), np.uint8)
+    assert len(memory._loans) == lent
+    assert all(buffer.nbytes <= memory.KEPT_BYTES for buffer in memory._kept)
+
+
+@pytest.mark.parametrize("end", ["view", "base", "cycle"])
+def test_a_loan_ends_with_the_last_reference_of_any_kind(end):
+    array = fresh()
+    place, last = memory.address(array), None
+    if end == "view":
+        last = np.frombuffer(memoryview(array[5:]).cast("B"), np.uint8)
+    elif end == "base":
+        last = array.base
+    else:
+        last = [array]
+        last.append(last)
+    del array
+    assert memory.address(fresh()) != place
+    del last
+    gc.collect()
+    places = [memory.address(fresh()) for _ in range(2)]
+    assert place in places
 
 
 def test_results_of_two_calls_are_apart(rng):

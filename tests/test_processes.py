@@ -66,26 +66,28 @@ for turn in range(2):
 # A child's compilation waits for nobody, at whatever moment of a thread's first call
 # it is forked.
 FIRST_CALL = """
+import faulthandler
 problem(0)  # NumPy's own imports are not the matter here
 thread = threading.Thread(target=work, args=(0,))
 thread.start()
 time.sleep({delay})
 child = os.fork()
 if child == 0:
-    signal.alarm(60)
+    faulthandler.dump_traceback_later(100, exit=True)
     os._exit(0 if alone(1) else 3)
 status = os.waitpid(child, 0)[1]
 thread.join()
 assert os.waitstatus_to_exitcode(status) == 0, status
 assert work(2)
 """
-# A fork waits for the thread that compiles, and not in vain.
-WHILE_COMPILING = """
+# A fork waits for the thread that makes a first call or holds LLVM, and not in vain.
+MEANWHILE = """
+from llvmlite.binding import ffi
 from numbadw import threads
 assert work(0)
 inside, go = threading.Event(), threading.Event()
 def compile():
-    with threads.compiling:
+    with {lock}:
         inside.set()
         assert go.wait(60)
 thread = threading.Thread(target=compile)
@@ -106,6 +108,33 @@ other = threading.Thread(target=lambda: done.append(work(2, "relu")))
 other.start()
 other.join(60)
 check(done)
+"""
+# A module that a thread was importing is never imported in the child.
+IMPORTING = """
+inside, go = threading.Event(), threading.Event()
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "numbadw.reference":
+            inside.set()
+            assert go.wait(60)
+sys.meta_path.insert(0, Slow())
+sys.modules.pop("numbadw.reference", None)
+vars(ndw).pop("reference", None)
+def call():
+    x, k, options = problem(0)
+    ndw.depthwise_conv2d(x, k, backend="reference", **options)
+thread = threading.Thread(target=call)
+thread.start()
+assert inside.wait(60)
+threading.Timer(0.3, go.set).start()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    call()
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+assert os.waitstatus_to_exitcode(status) == 0, status
+thread.join()
 """
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
@@ -162,5 +191,11 @@ def test_a_fork_during_a_first_call(delay, tmp_path):
 
 
 @forking
-def test_a_fork_waits_for_a_compilation(tmp_path):
-    run_fine(WHILE_COMPILING, tmp_path)
+@pytest.mark.parametrize("lock", ["threads.undisturbed()", "ffi.lib._lock"])
+def test_a_fork_waits_for_other_threads(lock, tmp_path):
+    run_fine(MEANWHILE.format(lock=lock), tmp_path)
+
+
+@forking
+def test_a_fork_waits_for_an_import_of_a_first_call(tmp_path):
+    run_fine(IMPORTING, tmp_path)

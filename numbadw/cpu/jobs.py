@@ -79,8 +79,9 @@ def run_all(work: Iterable[tuple[Job, Places]]) -> None:
     """Run jobs in order, each over the threads where that pays and they are free."""
     serial = serial_driver()
     limit = threads.state.limit
-    many = limit > 1 and threads.running.acquire(False)
+    me = object()
     try:
+        many = limit > 1 and threads.running.setdefault(None, me) is me
         for (kernel, _, address, most), places in work:
             if many and most > 1:
                 parallel = parallel_driver()
@@ -90,6 +91,8 @@ def run_all(work: Iterable[tuple[Job, Places]]) -> None:
                 parallel(carrier, kernel, *places, address, pieces, count)
             else:
                 serial(kernel, *places, address)
-    finally:
         if many:
-            threads.running.release()
+            threads.running.clear()
+    except BaseException:
+        threads.give_back(me)
+        raise

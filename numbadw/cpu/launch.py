@@ -201,6 +201,7 @@ def parallel_driver() -> Any:
     return compile_parallel(_parallel, signature(10))
 
 
+@threads.undisturbed()
 def compile_parallel(function: Any, kind: str) -> Any:
     """Compile a driver that calls `spread`, under a name that says whose threads."""
     if LAYER == "numba":
@@ -272,7 +273,7 @@ def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
     address = plan.address
     most = shares(flops, touched, plan.items)
     serial = serial_driver()
-    state, lock = threads.state, threads.running
+    state, running = threads.state, threads.running
 
     # `alive` keeps the integers that the kernel reads as long as the run.
     def run_serial(
@@ -291,22 +292,24 @@ def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
         x: Any, w: Any, b: Any, o: Any, check: int, alive: Any = plan.integers
     ) -> int:
         nonlocal parallel, carried, many, pieces
-        limit = state.limit
-        if limit == 1 or not lock.acquire(False):
-            return run_serial(x, w, b, o, check)
+        limit, me = state.limit, object()
         try:
+            if limit == 1 or running.setdefault(None, me) is not me:
+                return run_serial(x, w, b, o, check)
             if limit != many:
                 parallel = parallel_driver()
-                many = limit
-                carried = carrier(min(most, many))
-                pieces = min(most, PIECES * many)
+                carried = carrier(min(most, limit))
+                pieces = min(most, PIECES * limit)
+                many = limit  # last: Ctrl-C may come between
             bias = 0 if b is None else id(b)
             arrays = id(x), id(w), bias, id(o)
             status = parallel(
                 carried, kernel, *arrays, address, pieces, min(most, many), check
             )
+            running.clear()
             return status  # type: ignore[no-any-return]
-        finally:
-            lock.release()
+        except BaseException:
+            threads.give_back(me)
+            raise
 
     return run

@@ -37,7 +37,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, register_jitable
 
-from numbadw import jit
+from numbadw import jit, threads
 from numbadw.cpu import affinity
 from numbadw.cpu.atomics import call_c, fetch, pause, put, update, write
 from numbadw.cpu.records import word
@@ -164,6 +164,7 @@ def usable() -> bool:
 class Pool:
     """The workers, and the memory they share with the leader."""
 
+    @threads.undisturbed()
     def __init__(self) -> None:
         self._c = c = ctypes.CDLL(None, use_errno=True)
         self._memory = aligned_empty((SIZE // 8,), np.int64)
@@ -183,6 +184,7 @@ class Pool:
         self.workers = 0
         atexit.register(self.stop)
 
+    @threads.undisturbed()
     def grow(self, workers: int) -> None:
         """Start workers until there are so many, or the system refuses."""
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
