@@ -26,56 +26,41 @@ _pointer_at = ctypes.c_void_p.from_address
 KEPT_BUFFERS = 8
 KEPT_BYTES = 64 * 1024 * 1024
 LEAST_KEPT = 128 * 1024
-_kept: deque[npt.NDArray[np.uint8]] = deque()
+# The buffers, and what their memory was last lent as: an object that whatever sees this
+# memory, a view of a view or an exported buffer, keeps alive. So no references are
+# counted, which would not tell the same on every Python.
+_kept: deque[tuple[npt.NDArray[np.uint8], weakref.ref[Any]]] = deque()
 
 
-class _Loan(weakref.ref[Any]):
-    """Tells when nothing refers to the memory of a buffer any more.
-
-    Whatever sees that memory, a view of a view or an exported buffer, keeps the object
-    that lends it alive: no references are counted, so it holds for every Python.
-    """
-
-    __slots__ = ("buffer",)
-    buffer: npt.NDArray[np.uint8]
-
-
-_loans: dict[int, _Loan] = {}
-
-
-def _take_back(loan: _Loan) -> None:
-    """Keep the buffer of a loan that has ended."""
-    del _loans[id(loan)]
-    _kept.append(loan.buffer)
-    while _too_many():
-        with contextlib.suppress(IndexError):
-            _kept.popleft()
-
-
-def _too_many() -> bool:
-    kept = tuple(_kept)  # in one step, as other threads take and give
-    return len(kept) > KEPT_BUFFERS or sum(map(len, kept)) > KEPT_BYTES
+def _too_many(more: int) -> bool:
+    """Tell whether a new buffer of so many bytes goes beyond what is kept."""
+    sizes = [len(buffer) for buffer, _ in tuple(_kept)]  # in one step, as threads share
+    return len(sizes) >= KEPT_BUFFERS or sum(sizes) + more > KEPT_BYTES
 
 
 def _buffer(size: int) -> npt.NDArray[np.uint8]:
-    """Return a buffer of at least `size` bytes: a kept one that fits, or a new one."""
+    """Return a buffer of at least `size` bytes that nobody refers to.
+
+    Every buffer is out of the deque while it is looked at, so no two threads take one.
+    """
     for _ in range(len(_kept)):
         try:
-            buffer = _kept.pop()
+            buffer, lent = _kept.popleft()
         except IndexError:  # another thread was faster
             break
-        if size <= buffer.nbytes <= 2 * size:
+        if size <= len(buffer) <= 2 * size and lent() is None:
             return buffer
-        _kept.appendleft(buffer)
+        _kept.append((buffer, lent))
+    while _kept and _too_many(size):
+        with contextlib.suppress(IndexError):
+            _kept.popleft()
     return np.empty(size, np.uint8)
 
 
 def _lend(buffer: npt.NDArray[np.uint8], start: int, size: int) -> Any:
-    """Return an object that is so many bytes of a buffer, until nobody refers to it."""
-    lent = (ctypes.c_char * size).from_address(address(buffer) + start)
-    loan = _Loan(lent, _take_back)
-    loan.buffer = buffer
-    _loans[id(loan)] = loan
+    """Return an object that is so many bytes of a buffer, and keep the buffer."""
+    lent = (ctypes.c_char * size).from_buffer(buffer.data, start)
+    _kept.append((buffer, weakref.ref(lent)))
     return lent
 
 

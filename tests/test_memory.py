@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -60,18 +61,29 @@ def test_threads_never_share_a_buffer():
 
 def test_what_is_kept_is_bounded():
     arrays = [memory.aligned_empty((k * SIZE,), np.float32) for k in range(1, 20)]
-    lent = len(memory._loans)
-    assert lent >= len(arrays)
-    while arrays:
-        del arrays[0]
-        lent -= 1
-        assert len(memory._loans) == lent
-        kept = sum(buffer.nbytes for buffer in memory._kept)
-        assert 0 < len(memory._kept) <= memory.KEPT_BUFFERS
-        assert 0 < kept <= memory.KEPT_BYTES
+    for _ in range(2):
+        kept = [buffer.nbytes for buffer, _ in memory._kept]
+        assert 0 < len(kept) <= memory.KEPT_BUFFERS
+        assert 0 < sum(kept) <= memory.KEPT_BYTES
+        arrays.clear()
     memory.aligned_empty((memory.KEPT_BYTES,), np.uint8)
-    assert len(memory._loans) == lent
-    assert all(buffer.nbytes <= memory.KEPT_BYTES for buffer in memory._kept)
+    assert [buffer.nbytes for buffer, _ in memory._kept] == kept
+
+
+def test_a_buffer_that_is_no_longer_kept_lasts_as_long_as_its_array():
+    tracemalloc.start()
+    try:
+        first = fresh()
+        first.fill(3)
+        memory._kept.clear()
+        gc.collect()
+        size, _ = tracemalloc.get_traced_memory()
+        assert size >= first.nbytes
+        assert (first == 3).all()
+        del first
+        assert tracemalloc.get_traced_memory()[0] < size - 4 * SIZE + 10_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("end", ["view", "base", "cycle"])
