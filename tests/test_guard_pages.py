@@ -1,6 +1,6 @@
 """No kernel touches a byte outside its arrays.
 
-See `guarded.py` and `guarded_gradients.py`, which run apart.
+See `guarded.py`, `guarded_gradients.py` and `guarded_random.py`, which run apart.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cases import environment, lanes
 
-FORWARD, GRADIENTS = "guarded.py", "guarded_gradients.py"
+FORWARD, GRADIENTS, RANDOM = "guarded.py", "guarded_gradients.py", "guarded_random.py"
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs mmap and mprotect")
 # The name alone would keep the features of this CPU; an empty list takes them off.
 LESSER = {
@@ -53,7 +53,9 @@ def count_cases(lines):
     return sum(line.startswith(("nhwc", "nchw")) for line in lines)
 
 
-@pytest.mark.parametrize(("script", "least"), [(FORWARD, 200), (GRADIENTS, 400)])
+@pytest.mark.parametrize(
+    ("script", "least"), [(FORWARD, 200), (GRADIENTS, 400), (RANDOM, 1999)]
+)
 def test_no_array_is_read_or_written_outside(script, least):
     assert count_cases(finish(start(script))) > least
 
