@@ -93,7 +93,7 @@ def test_many_processes_start_at_once(cache, tmp_path):
     env["PYTHONPATH"] = str(Path(ndw.__file__).parents[1])
     command = [sys.executable, "-W", "error", str(program)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    children = [subprocess.Popen(command, env=env, **pipes) for _ in range(8)]
+    children = [subprocess.Popen(command, env=env, **pipes) for _ in range(16)]
     for child in children:
         out, errors = child.communicate(timeout=300)
         assert (child.returncode, errors) == (0, b""), out

@@ -28,6 +28,16 @@ tasks = [dask.delayed(work)(i) for i in range(12)]
 for scheduler in ("threads", "processes"):
     check(dask.compute(*tasks, scheduler=scheduler, num_workers=2))
 """
+# Its workers' environment allows one thread each.
+DISTRIBUTED = """
+from dask import distributed
+assert work(0)
+with (
+    distributed.LocalCluster(2, threads_per_worker=2, dashboard_address=None) as pool,
+    distributed.Client(pool) as client,
+):
+    check(client.gather(client.map(alone, range(8))))
+"""
 LOADER = """
 import torch
 assert work(0)
@@ -168,6 +178,11 @@ def test_joblib(tmp_path):
 def test_dask(tmp_path):
     pytest.importorskip("dask", reason="dask is not installed")
     run_fine(DASK, tmp_path)
+
+
+def test_dask_distributed(tmp_path):
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    run_fine(DISTRIBUTED, tmp_path)
 
 
 @forking
