@@ -121,13 +121,19 @@ check(done)
 """
 # A module that a thread was importing is never imported in the child.
 IMPORTING = """
+from importlib import machinery, util
 inside, go = threading.Event(), threading.Event()
-class Slow:
+class Slow(machinery.SourceFileLoader):
+    def exec_module(self, module):
+        inside.set()
+        assert go.wait(60)
+        super().exec_module(module)
+class Finder:
     def find_spec(self, name, path, target=None):
         if name == "numbadw.reference":
-            inside.set()
-            assert go.wait(60)
-sys.meta_path.insert(0, Slow())
+            file = os.path.join(path[0], "reference.py")
+            return util.spec_from_file_location(name, file, loader=Slow(name, file))
+sys.meta_path.insert(0, Finder())
 sys.modules.pop("numbadw.reference", None)
 vars(ndw).pop("reference", None)
 def call():
