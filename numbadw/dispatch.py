@@ -114,6 +114,7 @@ def bind_gradients(
 
 
 @functools.lru_cache(maxsize=4096)
+@threads.undisturbed()
 def bind_pointwise(
     backend: str,
     geometry: PixelGeometry,
@@ -135,6 +136,7 @@ def bind_pointwise(
 
 
 @functools.lru_cache(maxsize=4096)
+@threads.undisturbed()
 def bind_pointwise_gradients(
     backend: str,
     geometry: PixelGeometry,
@@ -160,6 +162,7 @@ def bind_pointwise_gradients(
 
 
 @functools.lru_cache(maxsize=4096)
+@threads.undisturbed()
 def bind_separable(
     backend: str,
     geometry: Geometry,
