@@ -13,7 +13,7 @@ from numbadw.gradients import (
     depthwise_conv2d_kernel_grad,
 )
 from numbadw.info import show_config, warmup
-from numbadw.layers import DepthwiseConv1D, DepthwiseConv2D
+from numbadw.layers import DepthwiseConv1D, DepthwiseConv2D, SeparableConv2D
 from numbadw.pointwise import pointwise_conv2d, pointwise_conv2d_grad
 from numbadw.separable import separable_conv2d, separable_conv2d_grad
 from numbadw.sequence import (
@@ -29,6 +29,7 @@ __all__ = [
     "BackendUnavailableError",
     "DepthwiseConv1D",
     "DepthwiseConv2D",
+    "SeparableConv2D",
     "__version__",
     "depthwise_conv1d",
     "depthwise_conv1d_grad",

@@ -122,12 +122,40 @@ def separable_conv2d(
         _calls.keep(call, (*arrays, out), options, (*checked, out))
     else:
         checked = *arrays[:3], pointwise_kernel.reshape(call.matrix), bias
+    return _run(call, checked, arrays, out)
+
+
+def _run(call: _Call, checked: Arrays, given: tuple[Any, ...], out: Any) -> Array:
+    """Run a checked call, into a new array where `out` is None."""
     if out is None:
         result = aligned_empty(call.shape, checked[0].dtype, small=SMALL_BYTES)
-    else:
-        result = _check_out(arrays, out, call.shape)
-    call.run(*checked, result)
-    return result if out is None else out
+        call.run(*checked, result)
+        return result
+    call.run(*checked, _check_out(given, out, call.shape, checked[0].dtype))
+    return out  # type: ignore[no-any-return]
+
+
+class PreparedSeparable:
+    """A plan bound to kernels and biases, which are read in place at each call."""
+
+    def __init__(self, call: _Call, checked: Arrays) -> None:
+        self._call, self._weights = call, checked[1:]
+
+    def attempt(self, x: Array, out: Array) -> bool:
+        """Tell that the arrays must be looked at before a run."""
+        return False
+
+    def __call__(self, x: Array, out: Array | None) -> Array:
+        """Run on inputs, and `out` or None, of the kinds it was prepared for."""
+        arrays = (x, *self._weights)
+        return _run(self._call, arrays, arrays, out)
+
+
+def prepare_separable(
+    given: tuple[Any, ...], out: Any, options: tuple[Any, ...]
+) -> PreparedSeparable:
+    """Check a call and return it bound to its weights, C-contiguous and native."""
+    return PreparedSeparable(*_bind(given, out, options))
 
 
 def _bind(
@@ -167,10 +195,9 @@ _KERNEL = "depthwise_kernel"
 
 
 def _check_out(
-    given: tuple[Any, ...], out: Any, shape: tuple[int, ...], dtype: Any = None
+    given: tuple[Any, ...], out: Any, shape: tuple[int, ...], dtype: Any
 ) -> Array:
     names = ("inputs", _KERNEL, "depthwise_bias", "pointwise_kernel", "bias")
-    dtype = given[0].dtype if dtype is None else dtype
     return checks.out_array(out, shape, dtype, **dict(zip(names, given, strict=True)))
 
 

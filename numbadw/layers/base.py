@@ -8,13 +8,12 @@ is a dictionary lookup and the plan's call.
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from numbadw import checks
-from numbadw.functional import Prepared
 from numbadw.geometry import AxisPadding, Padding, output_size
 from numbadw.layers import arguments, initializers
 from numbadw.layers.training import Trainable
@@ -40,6 +39,17 @@ SHOWN = (
     "data_format",
     "built",
 )
+
+
+class Prepared(Protocol):
+    """A plan bound to a layer's weights; see `functional.Prepared`."""
+
+    @property
+    def attempt(self) -> Callable[[Array, Array], bool]:
+        """Run on any two arrays if they are of the right kinds, and tell."""
+
+    def __call__(self, x: Array, out: Array | None) -> Array:
+        """Run on arrays of the kinds it was prepared for."""
 
 
 class ConvLayer(Trainable):
