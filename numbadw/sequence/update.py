@@ -15,7 +15,13 @@ from numbadw import activations, checks
 from numbadw.dispatch import NOTHING, Run, choose_backend
 from numbadw.functional import as_given
 from numbadw.geometry import make_sequence_geometry
-from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
+from numbadw.memory import (
+    LEAST_KEPT,
+    SMALL_BYTES,
+    aligned_empty,
+    dense_strides,
+    require,
+)
 from numbadw.sequence.rank import bind_sequences, result_shape, state_size
 
 Array = npt.NDArray[Any]
@@ -144,7 +150,7 @@ def _first_step(
 
 def _take(step: Step, state: Any, x: Any, w: Any, b: Any) -> tuple[Array, Array]:
     run, shape, o_shape, dtype = step
-    window = aligned_empty(shape, dtype, small=SMALL_BYTES)
+    window = aligned_empty(shape, dtype, small=LEAST_KEPT)  # aligning costs 0.7 us
     window[:, :-1] = state
     window[:, -1] = x
     y = aligned_empty(o_shape, dtype, small=SMALL_BYTES)
