@@ -1,15 +1,18 @@
 """Pin the threads and record the machine for every benchmark."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import numbadw
+from numbadw.bench.ceilings import Ceilings, measure_ceilings
+from numbadw.bench.contest import Contest
 from numbadw.bench.measure import machine
-from numbadw.bench.models import Unavailable
 from numbadw.bench.passes import Pass
-from numbadw.bench.report import Contest
+from numbadw.bench.peers.prepared import Unavailable
+from numbadw.bench.targets import cpu_environment
 from numbadw.bench.workloads import Workload
 
 
@@ -20,17 +23,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell the threads to libraries that read them when they start."""
+    os.environ.update(cpu_environment(int(config.getoption("--bench-threads"))))
+
+
+@pytest.fixture(scope="session")
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Pin numbadw to the asked number of threads; rivals are given it."""
+    """Pin numbadw to the asked number of threads; peers are given it."""
     count = int(request.config.getoption("--bench-threads"))
     with numbadw.num_threads(count):
         yield count
 
 
+@pytest.fixture(scope="session")
+def ceilings(threads: int) -> Ceilings:
+    """Measure the machine's limits once."""
+    return measure_ceilings(threads)
+
+
 @pytest.fixture
 def check_and_time(
-    benchmark: Any, threads: int
+    benchmark: Any, threads: int, ceilings: Ceilings
 ) -> Callable[[Pass, Workload, str], None]:
     """Check one named call of a pass on a workload, then time it."""
 
@@ -43,9 +57,13 @@ def check_and_time(
         benchmark.group = workload.id
         benchmark(call)
         if benchmark.stats:
-            giga, part = 1e9 * benchmark.stats.stats.min, kind.part(name)
-            benchmark.extra_info["GFLOP/s"] = part.flops(workload) / giga
-            benchmark.extra_info["GB/s"] = part.bytes(workload) / giga
+            seconds, part = benchmark.stats.stats.min, kind.part(name)
+            size, needed = part.bytes(workload), part.needed(workload)
+            benchmark.extra_info |= {
+                "GFLOP/s": part.flops(workload) / seconds / 1e9,
+                "GB/s": size / seconds / 1e9,
+                "share of roofline": ceilings.seconds(needed, size) / seconds,
+            }
 
     return run
 
@@ -54,4 +72,6 @@ def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
     """Record CPU, threads and versions with the results."""
-    machine_info["numbadw"] = machine(int(config.getoption("--bench-threads")))
+    machine_info["numbadw"] = machine() | {
+        "threads": str(config.getoption("--bench-threads"))
+    }

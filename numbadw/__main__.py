@@ -41,7 +41,7 @@ def demo(argv: Sequence[str]) -> int:
 
 def bench(argv: Sequence[str]) -> int:
     """Compare with the other libraries."""
-    from numbadw.bench.report import main as run
+    from numbadw.bench.command import main as run
 
     return run(argv)
 

@@ -1,21 +1,25 @@
-"""The benchmark's own parts: workloads, rivals, oracle, timing, report."""
+"""The benchmark's own parts: workloads, peers, oracle, timing, ceilings."""
+
+import time
 
 import numpy as np
 import pytest
 
 import numbadw
-from numbadw.bench import report, table
+from numbadw import jit
+from numbadw.bench import ceilings, peers, tasks
+from numbadw.bench.ceilings import Ceilings
+from numbadw.bench.contest import Contest
 from numbadw.bench.measure import interleaved, machine
-from numbadw.bench.models import Unavailable
 from numbadw.bench.oracle import Oracle
-from numbadw.bench.passes import FORWARD, PASSES
+from numbadw.bench.passes import FORWARD, GRADIENTS, PASSES
+from numbadw.bench.peers.prepared import Prepared, Unavailable
 from numbadw.bench.workloads import (
     IMAGES,
     Workload,
     aligned_copy,
     aligned_empty,
     load_layers,
-    load_workloads,
     make_data,
     make_grad,
 )
@@ -26,7 +30,10 @@ PICTURE = Workload("image", 1, 17, 23, 3, 5, 5)
 MULTIPLIED = Workload("small", 2, 9, 8, 5, 3, 3, m=2)
 # An even kernel: padded alike on both sides, the result is one larger.
 EVEN = Workload("small", 6, 7, 9, 4, 4, 2, m=3)
-GRADIENTS = ("gradients", "input_grad", "kernel_grad")
+DILATED = Workload("small", 1, 13, 12, 8, 3, 3, dh=2, dw=3)
+FORWARD_CASES = (STRIDED, PICTURE, MULTIPLIED, DILATED)
+GRADIENT_CASES = (STRIDED, MULTIPLIED, EVEN, DILATED)
+GRADIENT_PASSES = (GRADIENTS, "input_grad", "kernel_grad")
 
 
 def test_layers_are_those_of_the_table():
@@ -39,17 +46,49 @@ def test_layers_are_those_of_the_table():
     assert load_layers(16) == [layer._replace(n=16) for layer in layers]
 
 
-def test_workloads_have_distinct_ids():
-    workloads = load_workloads()
-    assert len({workload.id for workload in workloads}) == len(workloads) == 44
-    assert sum(workload.n == 32 for workload in workloads) == 4
-    assert set(IMAGES) <= set(workloads)
+def test_every_task_has_its_own_place():
+    full = tasks.select_tasks(full=True)
+    places = {(task.group, task.kind, task.workload.id) for task in full}
+    assert len(places) == len(full) == 133
+    quick = tasks.select_tasks(full=False)
+    assert set(quick) < set(full)
+    assert {task.group for task in quick} == {task.group for task in full}
+    assert len(quick) == 29
+    workloads = [task.workload for task in full]
+    assert {*IMAGES, *load_layers()} <= set(workloads)
+    dilated = [w for w in workloads if (w.dh, w.dw) != (1, 1)]
+    assert len(dilated) == 3
+    assert {w.n for w in workloads} == {1, 2, 4, 8, 16, 32}
+
+
+@pytest.mark.parametrize(
+    ("options", "group", "number"),
+    [
+        ({"full": True, "kind": GRADIENTS}, "gradients", 67),
+        ({"full": True, "kind": "input_grad"}, "input_grad, batch 1", 37),
+        ({"full": False, "kind": "kernel_grad"}, "kernel_grad, batch 1", 13),
+        ({"full": True, "batch": 16}, "forward, batch 16", 37),
+        ({"full": False, "text": "tiny"}, "call overhead", 2),
+        ({"full": False, "text": "no such layer"}, None, 0),
+    ],
+)
+def test_tasks_are_chosen(options, group, number):
+    chosen = tasks.select_tasks(**options)
+    assert len(chosen) == number
+    assert not chosen or chosen[0].group == group
+    kinds = {options["kind"]} if "kind" in options else set(PASSES)
+    assert {task.kind for task in chosen} <= kinds
 
 
 def test_sizes_of_a_workload():
     assert MULTIPLIED.flops == 2 * (2 * 9 * 8 * 10) * 9
     assert MULTIPLIED.bytes == 4 * (2 * 9 * 8 * 5 + 3 * 3 * 5 * 2 + 2 * 9 * 8 * 10)
     assert STRIDED.symmetric_padding() == ((1, 1), (1, 1))
+    # 12 rows of output, 12 x 3 taps less the two beyond the edges; 12 columns, too.
+    assert Workload("small", 1, 12, 12, 5, 3, 3).needed == 2 * 5 * 34 * 34
+    # The last of 7 and of 6 windows reaches over the edge by one tap.
+    assert STRIDED.needed == 2 * 20 * (7 * 3 - 1) * (6 * 3 - 1)
+    assert PASSES[GRADIENTS].needed(STRIDED) == 2 * STRIDED.needed
     pads = STRIDED.geometry()
     assert (pads.pt, pads.pb, pads.pl, pads.pr) == (0, 1, 0, 1)
 
@@ -94,29 +133,23 @@ def test_gradient_at_the_result_follows_the_padding():
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(
-    "workload", [STRIDED, PICTURE, MULTIPLIED], ids=lambda workload: workload.id
-)
-@pytest.mark.parametrize("name", PASSES[FORWARD].rivals)
-def test_rival_agrees_with_the_reference(name, workload):
+@pytest.mark.parametrize("workload", FORWARD_CASES, ids=lambda workload: workload.id)
+@pytest.mark.parametrize("name", PASSES[FORWARD].peers)
+def test_peer_agrees_with_the_reference(name, workload):
     check(FORWARD, name, workload)
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(
-    "workload", [STRIDED, MULTIPLIED, EVEN], ids=lambda workload: workload.id
-)
+@pytest.mark.parametrize("workload", GRADIENT_CASES, ids=lambda workload: workload.id)
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for kind in GRADIENTS for name in PASSES[kind].rivals],
+    [(kind, name) for kind in GRADIENT_PASSES for name in PASSES[kind].peers],
 )
-def test_gradients_of_a_rival_agree_with_the_reference(kind, name, workload):
+def test_gradients_of_a_peer_agree_with_the_reference(kind, name, workload):
     check(kind, name, workload)
 
 
-@pytest.mark.parametrize(
-    "workload", [STRIDED, MULTIPLIED, EVEN], ids=lambda workload: workload.id
-)
+@pytest.mark.parametrize("workload", GRADIENT_CASES, ids=lambda workload: workload.id)
 @pytest.mark.parametrize("kind", PASSES)
 def test_numbadw_agrees_with_the_reference(kind, workload):
     for name in PASSES[kind].ours:
@@ -126,7 +159,7 @@ def test_numbadw_agrees_with_the_reference(kind, workload):
 def check(kind, name, workload):
     """Prepare and check one call of a pass, as the report does before it times it."""
     try:
-        report.Contest(PASSES[kind], workload).call(name, 1)
+        Contest(PASSES[kind], workload).call(name, 1)
     except Unavailable as reason:
         pytest.skip(str(reason))
 
@@ -139,10 +172,10 @@ def test_oracle_accepts_right_and_refuses_wrong_results():
     for wrong in (np.float32(np.nan), result[0, 0, 0, 0] + np.float32(0.01)):
         spoilt = result.copy()
         spoilt[0, 0, 0, 0] = wrong
-        with pytest.raises(ValueError, match=r"rival is wrong on small-14x12x20"):
-            oracle.check("rival", spoilt, "same")
+        with pytest.raises(ValueError, match=r"peer is wrong on small-14x12x20"):
+            oracle.check("peer", spoilt, "same")
     with pytest.raises(ValueError, match=r"output has shape \(1, 6, 6, 20\)"):
-        oracle.check("rival", result[:, 1:], "same")
+        oracle.check("peer", result[:, 1:], "same")
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -155,12 +188,12 @@ def test_oracle_refuses_wrong_gradients(number):
     for wrong in (np.nan, right[number].flat[-1] + np.abs(right[number]).max() / 10):
         spoilt = [result.copy() for result in right]
         spoilt[number].flat[-1] = wrong
-        with pytest.raises(ValueError, match=f"rival is wrong.*{names[number]} has"):
-            oracle.check("rival", tuple(spoilt), "same", names)
+        with pytest.raises(ValueError, match=f"peer is wrong.*{names[number]} has"):
+            oracle.check("peer", tuple(spoilt), "same", names)
     with pytest.raises(
         ValueError, match=r"shape \(5, 7, 9, 4\), expected \(6, 7, 9, 4\)"
     ):
-        oracle.check("rival", right[0][1:], "same", names[:1])
+        oracle.check("peer", right[0][1:], "same", names[:1])
 
 
 def test_interleaved_orders_callables_by_cost():
@@ -185,44 +218,22 @@ def test_interleaved_drops_what_is_hopeless_beside_the_yardstick():
     assert turns(None) < turns("dear")
 
 
+def test_interleaved_times_what_is_slow_by_an_order_once():
+    calls = []
+
+    def slow():
+        calls.append(time.sleep(0.03))
+
+    both = {"slow": slow, "fast": int}
+    seconds = interleaved(both, rounds=5, min_time=0.0, settle=0.0, yardstick="fast")
+    assert len(calls) == 2
+    assert 0.03 <= seconds["slow"] < 3
+
+
 def test_machine_names_versions():
-    facts = machine(1)
-    assert facts["threads"] == "1"
+    facts = machine()
     assert facts["numpy"] == np.__version__
     assert facts["cpu"]
-
-
-def test_report_rows_and_means():
-    row = table.Row(STRIDED, 1, {"layer": 2e-6, "function": 3e-6, "peer": 8e-6}, [])
-    loss = table.Row(MULTIPLIED._replace(n=1), 1, {"layer": 4e-6, "peer": 1e-6}, [])
-    assert row.best_rival == "peer"
-    assert table.geometric_mean([row.ratio, loss.ratio]) == pytest.approx(1.0)
-    text = table.line(loss, ["layer", "peer"], 40)
-    assert text.endswith("0.25 peer LOSS")
-    assert any("losses: 1 of 2" in line for line in table.summary([row, loss]))
-
-
-def test_report_of_gradients():
-    kind, wide = PASSES["gradients"], STRIDED._replace(model="wide", kh=5, kw=5)
-    large = STRIDED._replace(model="replknet_31b")
-    times = {"gradients": 4e-6, "forward": 1e-6, "input_grad": 2e-6}
-    rows = [
-        table.Row(workload, 1, times | {"kernel_grad": 3e-6, "torch": peer}, [], kind)
-        for workload, peer in ((STRIDED, 4e-6), (wide, 16e-6), (large, 24e-6))
-    ]
-    names = [*kind.ours, "torch"]
-    heads, cells = table.header(names, 40).split(), table.line(rows[0], names, 40)
-    assert heads[8:11] == ["GFLOP/s", "GB/s", "input_grad/fwd"]
-    rates = [2 * STRIDED.flops / 4e3, kind.bytes(STRIDED) / 4e3, 2, 3, 1]
-    assert [float(cell) for cell in cells.split()[6:11]] == pytest.approx(rates, 5e-3)
-    text = "\n".join(table.summary(rows))
-    assert "layers without replknet: geometric mean 2.00x" in text
-    assert "5x5 and 7x7 of these: geometric mean 4.00x" in text
-    assert "  replknet_31b-14x12x20-k3x3-s2: 6.00 (torch)" in text
-    assert "below 1.5x: 1 of 3\n  small-14x12x20-k3x3-s2: 1.00 (torch)" in text
-    assert "input_grad: geometric mean 2.00 times the forward" in text
-    assert "2.00 to 2.00; above 2: 0 of 3" in text
-    assert "3.00 to 3.00; above 2: 3 of 3\n  small-14x12x20-k3x3-s2: 3.00" in text
 
 
 def test_sizes_of_a_pass():
@@ -234,36 +245,72 @@ def test_sizes_of_a_pass():
     assert single.bytes(MULTIPLIED) == MULTIPLIED.bytes
 
 
-@pytest.mark.parametrize("kind", PASSES)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_report_runs(kind, batch, capsys, tmp_path):
-    path = tmp_path / "times.csv"
-    options = ["--threads", "1", "--rounds", "1", "--rivals", "", "--csv", str(path)]
-    options += ["--pass", kind, "--batch", str(batch)]
-    assert report.main(["--filter", "mobilenet_v1-7x7x1024-k3x3-s1", *options]) == 0
-    printed = capsys.readouterr().out
-    label = "mobilenet_v1-7x7x1024-k3x3-s1" + ("-n3" if batch == 3 else "")
-    assert f"\n{label} " in printed
-    assert all(name in printed for name in PASSES[kind].ours)
-    assert ("geometric mean" in printed) == (kind != FORWARD)
-    rows = path.read_text().splitlines()
-    assert len(rows) == 1 + len(PASSES[kind].ours)
-    assert rows[1].startswith(f"{label},1,{kind},{PASSES[kind].main},")
-    assert report.main(["--filter", "no such layer"]) == 1
+def test_peers_that_are_missing_are_named_with_what_installs_them(monkeypatch):
+    assert set(peers.MODULES) == set(peers.PEERS) >= set(peers.gradient_peers())
+    needed = {module for modules in peers.MODULES.values() for module in modules}
+    assert needed == set(peers.PACKAGES)
+    monkeypatch.setitem(peers.MODULES, "jax", ("no_such_module",))
+    monkeypatch.setitem(peers.PACKAGES, "no_such_module", "jax[cpu]")
+    monkeypatch.setitem(peers.MODULES, "scipy", ("math",))
+    (text,) = peers.missing_peers(["jax", "scipy"]).values()
+    assert text.startswith("no_such_module is not installed (No module named")
+    assert text.endswith("; pip install 'jax[cpu]'")
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("--pass backward", "invalid choice: 'backward'"),
-        ("--batch 0", "--batch must be at least 1, got 0"),
-        ("--rivals torch", "rivals of --pass forward are torch_channels_last, "),
-        ("--pass gradients --rivals litert", "torch_contiguous; got 'litert'"),
-        ("--pass gradients --readme README.md", "the forward pass at batch 1"),
-    ],
-)
-def test_wrong_options_are_explained(line, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        report.main(line.split())
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+def test_contest_leaves_out_peers_that_fail_or_are_wrong(monkeypatch):
+    def wrong(workload, inputs, kernel, threads):
+        result = np.zeros(workload.output_shape, np.float32)
+        return Prepared(result.copy, result.copy, workload.padding)
+
+    def broken(workload, inputs, kernel, threads):
+        raise RuntimeError("out of luck\nand more")
+
+    monkeypatch.setitem(peers.PEERS, "jax", wrong)
+    monkeypatch.setitem(peers.PEERS, "scipy", broken)
+    contest = Contest(PASSES[FORWARD], STRIDED)
+    calls, notes = contest.calls(["jax", "scipy", "opencv"], 1)
+    assert list(calls) == list(PASSES[FORWARD].ours)
+    assert "jax is wrong on small-14x12x20" in notes[0]
+    assert notes[1].endswith("-s2: RuntimeError: out of luck")
+    assert notes[2].startswith("opencv: filter2D takes one image")
+
+
+def test_ceilings_allow_the_longer_of_two_times():
+    limits = Ceilings(1, 100.0, ((16, 4.0, 8.0), (256, 2.0, 1.0)))
+    assert limits.bandwidth(16) == limits.bandwidth(1) == 8
+    assert limits.bandwidth(64) == pytest.approx(5)
+    assert limits.bandwidth(1 << 20) == 2
+    assert limits.seconds(1000, 16) == pytest.approx(10)
+    assert limits.seconds(100, 512) == pytest.approx(256)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ceilings_are_measured(threads, monkeypatch):
+    for name, value in (("LARGEST", 1 << 16), ("TRIALS", 1), ("PASSES", 1)):
+        monkeypatch.setattr(ceilings, name, value)
+    limits = ceilings.measure_ceilings(threads)
+    assert limits.threads == threads
+    assert [size for size, *_ in limits.copies] == [1 << 14, 1 << 15, 1 << 16]
+    assert limits.flops > 1e8
+    assert all(speed > 1e7 for _, *speeds in limits.copies for speed in speeds)
+
+
+def test_chains_of_multiply_adds_do_the_work_that_is_counted():
+    lanes = jit.target().vector_bytes // 4
+    sink = aligned_empty((lanes,), np.float32)
+    sink.fill(0.5)
+    ceilings._multiply_adds()(3, sink.ctypes.data)
+    sums = [0.5 + i for i in range(ceilings.CHAINS)]
+    for _ in range(3):
+        sums = [0.5 * value + 0.5 for value in sums]
+    np.testing.assert_array_equal(sink, np.float32(sum(sums)))
+
+
+@pytest.mark.parametrize("copy", [ceilings._plain_copy, ceilings._streamed_copy])
+def test_copies_copy_everything_and_no_more(copy):
+    size = 3 * ceilings.BLOCK * jit.target().vector_bytes
+    memory = aligned_empty((3, size), np.uint8)
+    memory[...] = np.random.default_rng(0).integers(0, 256, memory.shape)
+    before = memory.copy()
+    copy()(2, memory.ctypes.data, memory[1:].ctypes.data, size)
+    np.testing.assert_array_equal(memory, before[[0, 0, 2]])

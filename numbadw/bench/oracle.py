@@ -46,7 +46,7 @@ class Oracle:
 
     def check(
         self,
-        rival: str,
+        peer: str,
         results: Array | tuple[Array, ...],
         padding: Padding,
         names: Sequence[str] = (OUTPUT,),
@@ -57,7 +57,7 @@ class Oracle:
             error = self.error(name, result, padding)
             if not error <= 1:
                 raise ValueError(
-                    f"{rival} is wrong on {self._workload.id}: {name} has error "
+                    f"{peer} is wrong on {self._workload.id}: {name} has error "
                     f"{error:.3g} tolerances"
                 )
 

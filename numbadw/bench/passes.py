@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 import numbadw
 from numbadw.bench.oracle import BIAS_GRAD, INPUT_GRAD, KERNEL_GRAD, OUTPUT
-from numbadw.bench.rivals import RIVALS, Prepare, Result, gradient_rivals
+from numbadw.bench.peers import PEERS, gradient_peers
+from numbadw.bench.peers.prepared import Prepare, Result
 from numbadw.bench.workloads import FLOAT_BYTES, Workload, aligned_copy, make_grad
 from numbadw.memory import aligned_empty
 
@@ -30,30 +31,19 @@ class Pass:
     """One pass over a layer: who computes it, what it gives and what it costs.
 
     `ours` names the calls of numbadw that `prepare` makes; the first is compared with
-    the rivals, the others stand beside it. `results` are those of the oracle. `target`
-    is the ratio to the best rival below which the summary lists a row.
+    the peers, the others stand beside it. `results` are those of the oracle.
     """
 
     name: str
     results: tuple[str, ...]
     ours: tuple[str, ...]
-    rivals: Mapping[str, Prepare]
-    default_rivals: tuple[str, ...]
+    peers: Mapping[str, Prepare]
     prepare: Callable[[Workload, Array, Array], Calls]
-    target: float
 
     @property
     def main(self) -> str:
-        """Name of the call that is compared with the rivals."""
+        """Name of the call that is compared with the peers."""
         return self.ours[0]
-
-    @property
-    def yardstick(self) -> str | None:
-        """What decides that a rival is hopelessly slow: None is the fastest of all.
-
-        Calls beside the main one do less, so that a rival of use may look hopeless.
-        """
-        return None if self.name == FORWARD else self.main
 
     def part(self, name: str) -> "Pass":
         """Give the pass that a named call computes: this one, or one beside it."""
@@ -62,6 +52,10 @@ class Pass:
     def flops(self, workload: Workload) -> int:
         """Multiplications and additions; each gradient has those of the forward."""
         return workload.flops * (2 if self.name == GRADIENTS else 1)
+
+    def needed(self, workload: Workload) -> int:
+        """Those of the operations that no padding takes part in."""
+        return self.flops(workload) * workload.needed // workload.flops
 
     def bytes(self, workload: Workload) -> int:
         """Bytes moved if everything is read once and every result written once.
@@ -103,7 +97,7 @@ def prepare_gradients(workload: Workload, inputs: Array, kernel: Array) -> Calls
     """Make the calls of numbadw's gradients, and the forward pass to compare with.
 
     Those of a single result write into an array of ours, as the measured layer does;
-    `depthwise_conv2d_grad`, which takes no `out`, makes new ones, as the rivals do.
+    `depthwise_conv2d_grad`, which takes no `out`, makes new ones, as the peers do.
     """
     grad = make_grad(workload, workload.padding)
     out = aligned_empty(workload.output_shape, np.float32)
@@ -137,10 +131,9 @@ def prepare_gradients(workload: Workload, inputs: Array, kernel: Array) -> Calls
 
 def _gradients(name: str, results: tuple[str, ...], beside: tuple[str, ...]) -> Pass:
     """Describe a pass that computes gradients."""
-    rivals = gradient_rivals(*results)
+    peers = gradient_peers(*results)
     ours = (name, *beside)
-    # The libraries are weakest here: less than 1.5 times as fast is too little.
-    return Pass(name, results, ours, rivals, tuple(rivals), prepare_gradients, 1.5)
+    return Pass(name, results, ours, peers, prepare_gradients)
 
 
 PASSES = {
@@ -148,11 +141,8 @@ PASSES = {
         name=FORWARD,
         results=(OUTPUT,),
         ours=(LAYER, FUNCTION, FUNCTION_16),
-        rivals=RIVALS,
-        # scipy is slower by a factor of ten to a hundred: only on demand.
-        default_rivals=tuple(name for name in RIVALS if name != "scipy"),
+        peers=PEERS,
         prepare=prepare_forward,
-        target=1.0,
     ),
     GRADIENTS: _gradients(
         GRADIENTS,

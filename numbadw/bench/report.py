@@ -1,185 +1,122 @@
-"""The command `python -m numbadw bench`: numbadw beside its rivals, layer by layer."""
+"""Write the README's speed section from a run: a chart, a table, where and how."""
 
-import argparse
-from collections.abc import Callable, Iterable, Sequence
+import shlex
 from pathlib import Path
-from typing import Any
 
-import numbadw
-from numbadw.bench.measure import interleaved, machine
-from numbadw.bench.models import Unavailable
-from numbadw.bench.oracle import Oracle
-from numbadw.bench.passes import FORWARD, PASSES, Pass
-from numbadw.bench.rivals import Prepared
-from numbadw.bench.table import Row, header, line, summary, write_csv
-from numbadw.bench.workloads import Workload, load_layers, load_workloads, make_data
-from numbadw.console import say
+from numbadw.bench import charts
+from numbadw.bench.passes import FORWARD
+from numbadw.bench.results import Row, Run, geometric_mean
+from numbadw.bench.table import count, three
+from numbadw.bench.tasks import COLD, IMAGE, LARGE, LAYERS
+
+BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+# Beside the README: the chart's file.
+CHART = Path("docs", "speed.png")
+LOSS = "**LOSS**"
+# The chart has every row of these groups, the table those of a few models: the means
+# below them count all that were measured.
+SHOWN_GROUPS = (LAYERS, LARGE, IMAGE)
+SHOWN = ("mobilenet_v1-", "convnext_t-", "image-")
+# What a reader wants to know of the machine first; versions follow.
+FIRST = ("cpu", "cpus allowed", "system", "python")
 
 
-class Contest:
-    """One pass over one workload: its data, and calls that are checked before timed.
+def heads(threads: list[int]) -> list[str]:
+    """Give the table's headings."""
+    cells = ["microseconds a call"]
+    for number in threads:
+        cells += [f"{count(number)}", "best peer", "ratio"]
+    return cells
 
-    The calls need it alive: some rivals read their data by address.
+
+def block(run: Run) -> str:
+    """Write what stands between the markers."""
+    threads = run.threads
+    lines = [
+        f"![GFLOP/s of numbadw and its peers by layer]({CHART.as_posix()})",
+        "",
+        _line(heads(threads)),
+        "|---|" + "--:|---|--:|" * len(threads),
+    ]
+    for group in SHOWN_GROUPS:
+        named = {(row.name, row.threads): row for row in run.rows if row.group == group}
+        for name in dict.fromkeys(name for name, _ in named):
+            rows = [named.get((name, number)) for number in threads]
+            if name.startswith(SHOWN):
+                lines.append(_line([name, *(c for row in rows for c in _cells(row))]))
+    for group in run.groups:
+        cells = [c for number in threads for c in _mean_cells(run, number, group)]
+        if any(cells) and group != COLD:
+            lines.append(_line([f"**{group}**, geometric mean", *cells]))
+    return "\n".join([*lines, "", _facts(run)])
+
+
+def write(run: Run, path: Path) -> list[Path]:
+    """Replace what stands between the markers of a README, and draw its chart.
+
+    Raises
+    ------
+    ValueError
+        The README has no markers, or the run no row of the forward pass.
     """
-
-    def __init__(self, kind: Pass, workload: Workload) -> None:
-        self.kind, self.workload = kind, workload
-        self._data = make_data(workload)
-        self._oracle = Oracle(workload, *self._data)
-        self._ours = kind.prepare(workload, *self._data)
-        self._alive: list[Prepared] = []
-
-    def call(self, name: str, threads: int) -> Callable[[], object]:
-        """Give what is timed under a name of numbadw's or a rival's.
-
-        Raises
-        ------
-        Unavailable
-            The rival is not installed or cannot run the workload.
-        ValueError
-            The result is wrong.
-        """
-        workload, check = self.workload, self._oracle.check
-        if name in self.kind.ours:
-            ours, results = self._ours[name], self.kind.part(name).results
-            check(name, ours(), workload.padding, results)
-            return ours
-        rival = self.kind.rivals[name](workload, *self._data, threads)
-        check(name, rival.fetch(), rival.padding, self.kind.results)
-        self._alive.append(rival)
-        return rival.call
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        msg = f"{path} must hold the markers {BEGIN} and {END}"
+        raise ValueError(msg)
+    shown = [
+        row for group in SHOWN_GROUPS for row in run.select(run.threads[-1], group)
+    ]
+    if not shown:
+        msg = f"the run holds none of the README's rows, pass {FORWARD!r}"
+        raise ValueError(msg)
+    chart = path.parent / CHART
+    chart.parent.mkdir(exist_ok=True)
+    charts.draw_speed(shown, run, chart)
+    path.write_text(f"{before}{BEGIN}\n{block(run)}\n{END}{after}", encoding="utf-8")
+    return [path, chart]
 
 
-def measure(
-    kind: Pass, workload: Workload, threads: int, rivals: Iterable[str], rounds: int
-) -> Row:
-    """Check and time one workload with numbadw and the named rivals.
-
-    A rival that is missing or wrong is left out with a note; numbadw being wrong is
-    an error.
-    """
-    contest = Contest(kind, workload)
-    calls = {name: contest.call(name, threads) for name in kind.ours}
-    notes: list[str] = []
-    for name in rivals:
-        try:
-            calls[name] = contest.call(name, threads)
-        except (Unavailable, ValueError) as error:
-            notes.append(f"{name}: {error}")
-    seconds = interleaved(calls, rounds=rounds, yardstick=kind.yardstick)
-    return Row(workload, threads, seconds, notes, kind)
+def _line(cells: list[str]) -> str:
+    """Write one line of the table."""
+    return f"| {' | '.join(cells)} |"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison that the arguments ask for and print it."""
-    arguments = _arguments(argv)
-    kind, batch = PASSES[arguments.kind], arguments.batch
-    plain = kind.name == FORWARD and batch == 1
-    workloads = load_workloads() if plain else load_layers(batch)
-    workloads = [workload for workload in workloads if arguments.filter in workload.id]
-    if not workloads:
-        say(f"no workload has {arguments.filter!r} in its name")
-        return 1
-    rows: list[Row] = []
-    for threads in arguments.threads:
-        with numbadw.num_threads(threads):
-            rows += _run(kind, workloads, threads, arguments)
-    if arguments.csv:
-        write_csv(arguments.csv, rows)
-    if arguments.readme:
-        from numbadw.bench import readme
-
-        readme.write(arguments.readme, rows, machine(max(arguments.threads)))
-    return 0
+def _cells(row: Row | None) -> list[str]:
+    """Give one row's cells for one thread count: time, best peer, ratio."""
+    if row is None:
+        return ["", "", ""]
+    best = row.best_peer
+    if best is None:
+        return [three(row.time * 1e6), "", ""]
+    ratio = f"{row.ratio:.2f}" + (f" {LOSS}" if row.ratio < 1 else "")
+    return [three(row.time * 1e6), f"{best} {three(row.seconds[best] * 1e6)}", ratio]
 
 
-def _run(
-    kind: Pass,
-    workloads: Sequence[Workload],
-    threads: int,
-    arguments: argparse.Namespace,
-) -> list[Row]:
-    """Measure and print the table of one thread count."""
-    facts = machine(numbadw.get_num_threads())
-    say("; ".join(f"{name} {value}" for name, value in facts.items()))
-    names = [*kind.ours, *arguments.rivals]
-    width = max(len(workload.id) for workload in workloads)
-    say(header(names, width))
-    rows, notes = [], dict[str, None]()
-    for workload in workloads:
-        row = measure(kind, workload, threads, arguments.rivals, arguments.rounds)
-        say(line(row, names, width))
-        rows.append(row)
-        notes.update(dict.fromkeys(row.notes))
-    for text in [*summary(rows), *(f"left out: {note}" for note in notes), ""]:
-        say(text)
-    return rows
+def _mean_cells(run: Run, threads: int, group: str) -> list[str]:
+    """Give one group's cells for one thread count: losses, rows and mean."""
+    ratios = [row.ratio for row in run.select(threads, group) if row.best_peer]
+    if not ratios:
+        return ["", "", ""]
+    losses = sum(ratio < 1 for ratio in ratios)
+    return ["", f"{losses} of {len(ratios)} lost", f"**{geometric_mean(ratios):.2f}**"]
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments and check what one of them demands of another."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    kind = PASSES[arguments.kind]
-    if arguments.rivals is None:
-        arguments.rivals = list(kind.default_rivals)
-    for name in arguments.rivals:
-        if name not in kind.rivals:
-            known = ", ".join(kind.rivals)
-            parser.error(f"rivals of --pass {kind.name} are {known}; got {name!r}")
-    if arguments.batch < 1:
-        parser.error(f"--batch must be at least 1, got {arguments.batch}")
-    if arguments.readme and (kind.name, arguments.batch) != (FORWARD, 1):
-        parser.error("--readme writes the table of the forward pass at batch 1")
-    return arguments
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Make the argument parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m numbadw bench",
-        description="Time numbadw beside the installed rivals, layer by layer.",
+def _facts(run: Run) -> str:
+    """Write where, when and how the times were taken."""
+    facts = run.machine
+    cpu, allowed, system, python = (facts[name] for name in FIRST)
+    versions = [f"{name} {text}" for name, text in facts.items() if name not in FIRST]
+    command = " ".join(shlex.split(run.command))
+    peaks = [
+        f"{limits.flops / 1e9:.0f} GFLOP/s and {limits.bandwidth(1 << 28) / 1e9:.0f} "
+        f"GB/s on {count(limits.threads)}"
+        for limits in run.ceilings
+    ]
+    return (
+        "Ratio: time of the best peer over numbadw's (a built layer with `out=`, or "
+        f"all gradients); below 1 is a loss. {cpu}, {allowed} cores "
+        f"({'; '.join(peaks)}), {system}, "
+        f"{run.date}, python {python}, {', '.join(versions)}. Made by `{command}`."
     )
-    add = parser.add_argument
-    add(
-        "--pass",
-        dest="kind",
-        choices=list(PASSES),
-        default=FORWARD,
-        help="what is timed (default forward); gradients: of input, kernel and bias",
-    )
-    add(
-        "--batch",
-        type=int,
-        default=1,
-        metavar="N",
-        help="images of every layer (default 1)",
-    )
-    add(
-        "--threads",
-        type=_list_of(int),
-        default=[1, 2],
-        metavar="N[,N]",
-        help="thread counts, one table each (default 1,2)",
-    )
-    add("--filter", default="", metavar="TEXT", help="only workloads named with TEXT")
-    add("--rounds", type=int, default=30, metavar="N", help="rounds (default 30)")
-    add("--csv", type=Path, metavar="PATH", help="also write a CSV file")
-    add("--readme", type=Path, metavar="PATH", help="also write a README's table")
-    add(
-        "--rivals",
-        type=_list_of(str),
-        metavar="NAME[,NAME]",
-        help=f"some of {', '.join(PASSES[FORWARD].rivals)}, gradients only of torch_*; "
-        "empty for none (default: all but scipy)",
-    )
-    return parser
-
-
-def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Make a parser of comma-separated values."""
-
-    def parse(text: str) -> list[Any]:
-        return [kind(part.strip()) for part in text.split(",") if part.strip()]
-
-    return parse

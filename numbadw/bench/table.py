@@ -1,173 +1,126 @@
-"""The tables of `python -m numbadw bench`: rows, their text, their means and CSV."""
+"""The tables of `python -m numbadw bench`: a line for each row, then the means."""
 
-import csv
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
-
-from numbadw.bench.oracle import INPUT_GRAD, KERNEL_GRAD
-from numbadw.bench.passes import FORWARD, PASSES, Pass
-from numbadw.bench.workloads import Workload
-
-LARGE_KERNELS = "replknet"
-WIDE_KERNELS = (5, 7)
-# Models whose rows are no network layers and count for no mean over the layers.
-FILTERS = ("image",)
-# A single gradient that takes more than this many forward passes is listed.
-FORWARD_LIMIT = 2.0
+from numbadw.bench.ceilings import Ceilings, describe
+from numbadw.bench.results import Row, Run, geometric_mean, means
 
 
-class Row(NamedTuple):
-    """The times of one workload, seconds by name, and what was left out and why."""
-
-    workload: Workload
-    threads: int
-    seconds: dict[str, float]
-    notes: list[str]
-    kind: Pass = PASSES[FORWARD]
-
-    @property
-    def best_rival(self) -> str | None:
-        """Name of the fastest rival, None without rivals."""
-        rivals = [name for name in self.seconds if name not in self.kind.ours]
-        return min(rivals, key=self.seconds.__getitem__, default=None)
-
-    @property
-    def ratio(self) -> float:
-        """Time of the best rival over our time; above 1 is faster."""
-        best = self.best_rival
-        return self.seconds[best] / self.seconds[self.kind.main] if best else np.nan
-
-    def forwards(self, name: str) -> float:
-        """Time of one of our calls over that of the forward pass in the same run."""
-        return self.seconds[name] / self.seconds[FORWARD]
-
-
-def geometric_mean(ratios: Iterable[float]) -> float:
-    """Give the geometric mean, NaN of nothing."""
-    known = [ratio for ratio in ratios if ratio == ratio]
-    return float(np.exp(np.mean(np.log(known)))) if known else float("nan")
-
-
-def header(names: Sequence[str], width: int) -> str:
+def header(width: int) -> str:
     """Write the head of the table."""
-    cells = [
-        f"{'us per call':{width}}",
-        *(f"{name:>{_column(name)}}" for name in names),
-        "GFLOP/s",
-        "  GB/s",
-        *(_forwards(name) for name in _gradients(names)),
-        " ratio",
-        "best rival",
-    ]
+    return (
+        f"{'':{width}} {'numbadw':>9} {'GFLOP/s':>7} {'GB/s':>6} {'of limit':>8} "
+        f"{'best peer':>9} {'ratio':>6}"
+    )
+
+
+def line(row: Row, width: int) -> str:
+    """Write one row: our time and rates, the best peer's time, losses marked.
+
+    numbadw's other calls stand at the end.
+    """
+    best, giga = row.best_peer, 1e9 * row.time
+    cells = [f"{row.name:{width}} {duration(row.time):>9}"]
+    if row.least:
+        cells.append(f"{three(row.flops / giga):>7} {three(row.bytes / giga):>6}")
+        cells.append(f"{row.share:>8.0%}")
+    else:
+        cells.append(f"{'-':>7} {'-':>6} {'-':>8}")
+    if best:
+        mark = " LOSS" if row.ratio < 1 else ""
+        cells.append(f"{duration(row.seconds[best]):>9} {row.ratio:6.2f} {best}{mark}")
+    beside = [f"{name} {duration(row.seconds[name])}" for name in row.ours[1:]]
+    if beside:
+        cells.append(f"({', '.join(beside)})")
     return " ".join(cells)
 
 
-def line(row: Row, names: Sequence[str], width: int) -> str:
-    """Write one row: times, our rates, best rival over our time, losses marked."""
-    seconds, kind = row.seconds, row.kind
-    cells = [f"{row.workload.id:{width}}"]
-    for name in names:
-        time = _three(seconds[name] * 1e6) if name in seconds else "-"
-        cells.append(f"{time:>{_column(name)}}")
-    giga = 1e9 * seconds[kind.main]
-    cells.append(f"{_three(kind.flops(row.workload) / giga):>7}")
-    cells.append(f"{_three(kind.bytes(row.workload) / giga):>6}")
-    for name in _gradients(names):
-        cells.append(f"{row.forwards(name):{len(_forwards(name))}.2f}")
-    cells.append(f"{row.ratio:6.2f}")
-    cells.append((row.best_rival or "-") + (" LOSS" if row.ratio < 1 else ""))
-    return " ".join(cells)
+def limits(ceilings: Ceilings) -> str:
+    """Write the machine's limits in a line."""
+    copies = describe(ceilings.copies)
+    return f"limits: {ceilings.flops / 1e9:.0f} GFLOP/s of multiply-adds; {copies}"
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Write the geometric means over the layers, and every row that falls short."""
-    kind, batch = rows[0].kind, min(row.workload.n for row in rows)
-    layers = [
-        row
-        for row in rows
-        if row.workload.n == batch and row.workload.model not in FILTERS
-    ]
-    usual = [row for row in layers if LARGE_KERNELS not in row.workload.model]
-    large = [row for row in layers if row not in usual]
-    groups = {f"layers without {LARGE_KERNELS}": usual}
-    if kind.name != FORWARD:
-        wide = [row for row in usual if row.workload.kh in WIDE_KERNELS]
-        groups["5x5 and 7x7 of these"] = wide
-    groups["all layers"] = layers
-    groups["images and batches"] = [row for row in rows if row not in layers]
+def summary(run: Run, threads: int) -> list[str]:
+    """Write the geometric means and losses of every group, and of every peer."""
     lines = []
-    for title, group in groups.items():
-        ratios = [row.ratio for row in group if row.ratio == row.ratio]
-        if ratios:
-            lines.append(
-                f"{title}: geometric mean {geometric_mean(ratios):.2f}x the best "
-                f"rival, {min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rows"
-            )
-    if kind.name != FORWARD:
-        lines += _ratios([row for row in large if row.best_rival])
-    short = [row for row in rows if row.ratio < kind.target]
-    if any(row.best_rival for row in rows):
-        title = "losses" if kind.target == 1 else f"below {kind.target}x"
-        lines.append(f"{title}: {len(short)} of {len(rows)}")
-    lines += _ratios(short)
-    for name in _gradients(kind.ours):
-        lines += _beside_forward(name, rows)
+    for group in run.groups:
+        rows = [row for row in run.select(threads, group) if row.best_peer]
+        if rows:
+            lines.append(f"  {group}: {mean_text(rows)}")
+            lines += [
+                f"    {row.name}: {row.ratio:.2f} ({row.best_peer})"
+                for row in rows
+                if row.ratio < 1
+            ]
+    if lines:
+        lines.insert(0, f"Times as fast as the best peer, {count(threads)}:")
+    beside = _peer_means(run, threads)
+    if beside:
+        lines += [f"Times as fast as each peer, {count(threads)}:", *beside]
     return lines
 
 
-def write_csv(path: Path, rows: Iterable[Row]) -> None:
-    """Write one line for each workload, thread count and name."""
-    heads = ("workload", "threads", "pass", "name", "seconds", "flops", "bytes")
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(heads)
-        for row in rows:
-            for name, seconds in row.seconds.items():
-                part = row.kind.part(name)
-                sizes = part.flops(row.workload), part.bytes(row.workload)
-                fields = (row.workload.id, row.threads, part.name, name)
-                writer.writerow([*fields, f"{seconds:.4g}", *sizes])
-
-
-def _ratios(rows: Iterable[Row]) -> list[str]:
-    """Write the ratio of each row."""
-    return [f"  {row.workload.id}: {row.ratio:.2f} ({row.best_rival})" for row in rows]
-
-
-def _beside_forward(name: str, rows: Sequence[Row]) -> list[str]:
-    """Write how many forward passes a gradient takes, and the rows above the limit."""
-    times = [row.forwards(name) for row in rows]
-    slow = [row for row in rows if row.forwards(name) > FORWARD_LIMIT]
-    head = (
-        f"{name}: geometric mean {geometric_mean(times):.2f} times the forward, "
-        f"{min(times):.2f} to {max(times):.2f}; above {FORWARD_LIMIT:.0f}: "
-        f"{len(slow)} of {len(rows)}"
-    )
-    return [head, *(f"  {row.workload.id}: {row.forwards(name):.2f}" for row in slow)]
-
-
-def _gradients(names: Sequence[str]) -> list[str]:
-    """Pick the columns that are compared with the forward pass beside them."""
-    singles = (INPUT_GRAD, KERNEL_GRAD)
-    return [name for name in names if name in singles] if FORWARD in names else []
-
-
-def _forwards(name: str) -> str:
-    """Give the heading of a gradient's time in forward passes."""
-    return f"{name}/fwd"
-
-
-def _column(name: str) -> int:
-    """Give the width of a column."""
-    return max(len(name), 8)
-
-
-def _three(number: float) -> str:
-    """Write three significant digits, never an exponent."""
-    digits = 2 - int(np.floor(np.log10(number))) if number > 0 else 0
+def mean_text(rows: Sequence[Row]) -> str:
+    """Write the geometric mean, the range and the number of losses."""
+    ratios = [row.ratio for row in rows]
+    losses = sum(ratio < 1 for ratio in ratios)
     return (
-        f"{number:.{max(digits, 0)}f}" if digits > 0 else f"{round(number, digits):.0f}"
+        f"geometric mean {geometric_mean(ratios):.2f}, {min(ratios):.2f} to "
+        f"{max(ratios):.2f}, {losses} of {len(rows)} lost"
     )
+
+
+def count(threads: int) -> str:
+    """Write a number of threads."""
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
+def compare(run: Run, other: Run) -> list[str]:
+    """Write how far two runs' geometric means are apart."""
+    before, now = means(other), means(run)
+    lines = [f"Geometric means beside those of {other.date}, {other.command}:"]
+    for group, threads in now:
+        if (group, threads) in before:
+            old, new = before[group, threads], now[group, threads]
+            lines.append(
+                f"  {group}, {count(threads)}: {old:.2f} -> {new:.2f} "
+                f"({new / old - 1:+.0%})"
+            )
+    return lines
+
+
+def _peer_means(run: Run, threads: int) -> list[str]:
+    """Write the geometric mean beside each peer, over the rows that it ran."""
+    rows = [row for row in run.rows if row.threads == threads and row.least]
+    names = dict.fromkeys(name for row in rows for name in row.peers)
+    lines = []
+    for name in names:
+        parts = []
+        for kind in dict.fromkeys(row.kind for row in rows):
+            ratios = [
+                row.seconds[name] / row.time
+                for row in rows
+                if row.kind == kind and name in row.peers
+            ]
+            if ratios:
+                mean = geometric_mean(ratios)
+                parts.append(f"{kind} {mean:.2f} ({len(ratios)} rows)")
+        lines.append(f"  {name}: {', '.join(parts)}")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Write a time with three digits in the unit that suits it."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{three(seconds * factor)} {unit}"
+    return f"{three(seconds * 1e6)} us"
+
+
+def three(number: float) -> str:
+    """Write three significant digits, never an exponent."""
+    for digits, limit in ((2, 10), (1, 100)):
+        if number < limit:
+            return f"{number:.{digits}f}"
+    return f"{number:.0f}"

@@ -79,6 +79,15 @@ class Workload(NamedTuple):
         return self.geometry().flops
 
     @property
+    def needed(self) -> int:
+        """Multiplications and additions, those on padding left out."""
+        geometry = self.geometry()
+        oh, ow = geometry.output_shape[1:3]
+        rows = _inside(oh, self.kh, self.sh, self.dh, geometry.pt, self.h)
+        columns = _inside(ow, self.kw, self.sw, self.dw, geometry.pl, self.w)
+        return 2 * self.n * self.c * self.m * rows * columns
+
+    @property
     def bytes(self) -> int:
         """Bytes moved if input and kernel are read once and the result written once."""
         shapes = (self.input_shape, self.kernel_shape, self.output_shape)
@@ -123,21 +132,31 @@ IMAGES = (
     Workload("image", 1, 1024, 1024, 3, 3, 3),
     Workload("image", 1, 2048, 2048, 1, 9, 9),
 )
-BATCH = 32
-BATCHED_ROWS = 4
+# What layers seldom are: odd sizes, unequal steps, dilated, many filters a channel.
+ODD = (
+    Workload("odd", 1, 113, 97, 37, 3, 3),
+    Workload("odd", 1, 57, 61, 130, 5, 5, 2, 2),
+    Workload("odd", 1, 56, 56, 96, 1, 7),
+    Workload("odd", 1, 56, 56, 96, 7, 1, 2, 1),
+    Workload("odd", 1, 64, 64, 64, 4, 4, padding="valid"),
+    Workload("odd", 1, 20, 30, 5, 3, 3),
+    Workload("dilated", 1, 56, 56, 128, 3, 3, dh=2, dw=2),
+    Workload("dilated", 1, 28, 28, 256, 3, 3, dh=4, dw=4),
+    Workload("dilated", 1, 28, 28, 192, 5, 5, dh=2, dw=3),
+    Workload("multiplied", 1, 56, 56, 64, 3, 3, m=2),
+    Workload("multiplied", 1, 28, 28, 48, 5, 5, m=3),
+    Workload("multiplied", 1, 112, 112, 16, 3, 3, 2, 2, m=4),
+)
+# So little work that the call itself is what is measured.
+TINY = Workload("tiny", 1, 4, 4, 16, 3, 3)
+NETWORK_FILTERS = "image_filter"
+LARGE_KERNELS = "replknet"
 
 
 def load_layers(batch: int = 1) -> list[Workload]:
     """Read the network layers of `layers.csv`, padding "same"."""
     text = files(__package__).joinpath("layers.csv").read_text(encoding="ascii")
     return [_layer(row, batch) for row in csv.DictReader(text.splitlines())]
-
-
-def load_workloads() -> list[Workload]:
-    """Give every workload: layers, image filters, first layers with a batch."""
-    layers = load_layers()
-    batched = [layer._replace(n=BATCH) for layer in layers[:BATCHED_ROWS]]
-    return [*layers, *IMAGES, *batched]
 
 
 def aligned_copy(array: NDArray[Any], offset: int = 0) -> NDArray[Any]:
@@ -188,6 +207,15 @@ def _layer(row: dict[str, str], batch: int) -> Workload:
         sw=stride,
         m=int(row["depth_multiplier"]),
     )
+
+
+def _inside(
+    outputs: int, taps: int, stride: int, dilation: int, padding: int, size: int
+) -> int:
+    """Count the pairs of an output and a tap that meet within the image."""
+    starts = np.arange(outputs)[:, np.newaxis] * stride - padding
+    places = starts + np.arange(taps) * dilation
+    return int(np.count_nonzero((places >= 0) & (places < size)))
 
 
 def _pair(first: int, second: int) -> str:

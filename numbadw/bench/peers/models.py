@@ -1,13 +1,13 @@
 """Models of a single depthwise convolution, in the formats of the peers."""
 
-import importlib
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numbadw.bench.workloads import Workload, aligned_copy
+from numbadw.bench.peers.prepared import oihw, require
+from numbadw.bench.workloads import Workload
 
 Array = NDArray[Any]
 
@@ -17,24 +17,6 @@ TFLITE_VERSION = 3
 TFLITE_IDENTIFIER = b"TFL3"
 # The version that brought dilation to TFLite's DEPTHWISE_CONV_2D.
 TFLITE_DEPTHWISE_VERSION = 2
-
-
-class Unavailable(Exception):
-    """A rival cannot run a workload here; the text says why."""
-
-
-def require(name: str) -> ModuleType:
-    """Import a library, or say that it is missing."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise Unavailable(f"{name} is not installed ({error})") from error
-
-
-def oihw(kernel: Array) -> Array:
-    """Copy (kh, kw, c, m) to an aligned (c * m, 1, kh, kw)."""
-    kh, kw, c, m = kernel.shape
-    return aligned_copy(kernel.transpose(2, 3, 0, 1).reshape(c * m, 1, kh, kw))
 
 
 def onnx_model(workload: Workload, kernel: Array) -> bytes:

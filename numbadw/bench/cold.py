@@ -1,0 +1,98 @@
+"""Cold start: what a process waits for before its first result, each in a new process.
+
+The rows are the import of the package, beside that of every peer's; the first call of
+a kernel with nothing in the cache on disk and with everything in it; and the first
+call of a second kernel in the same process.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numbadw
+from numbadw.bench.peers import MODULES
+from numbadw.bench.results import Row
+from numbadw.bench.tasks import COLD
+
+IMPORT = "import"
+FIRST, FURTHER = "first call", "further kernel"
+# The modules of a peer that its users import; the others build the models.
+IMPORT_PROGRAM = """
+import importlib, json, sys, time
+start = time.perf_counter()
+importlib.import_module(sys.argv[1])
+print(json.dumps([time.perf_counter() - start]))
+"""
+CALL_PROGRAM = """
+import json, time
+start = time.perf_counter()
+import numbadw
+spent = [time.perf_counter() - start]
+import numpy as np
+images = np.ones((1, 64, 64, 32), np.float32)
+for size in (3, 5):
+    kernel = np.ones((size, size, 32, 1), np.float32)
+    start = time.perf_counter()
+    numbadw.depthwise_conv2d(images, kernel, padding="same")
+    spent.append(time.perf_counter() - start)
+print(json.dumps(spent))
+"""
+
+
+def cold_rows(peers: Iterable[str], threads: int, rounds: int) -> list[Row]:
+    """Measure every row of the cold start; the least of `rounds` new processes counts.
+
+    Peers that cannot be imported are left out: the run names them elsewhere.
+    """
+    modules = {MODULES[name][0]: None for name in peers}
+    least: dict[str, dict[str, float]] = {}
+    for _ in range(rounds):
+        for row, name, seconds in _measure(modules, threads):
+            known = least.setdefault(row, {})
+            known[name] = min(seconds, known.get(name, seconds))
+    return [
+        Row(COLD, row, COLD, threads, ("numbadw",), seconds)
+        for row, seconds in least.items()
+    ]
+
+
+def _measure(modules: Iterable[str], threads: int) -> Iterator[tuple[str, str, float]]:
+    """Give row, name and seconds of everything, once."""
+    with tempfile.TemporaryDirectory() as folder:
+        for state in ("nothing cached", "cached"):
+            imported, first, further = _run(CALL_PROGRAM, threads, folder)
+            yield IMPORT, "numbadw", imported
+            yield f"{FIRST}, {state}", "numbadw", first
+            yield f"{FURTHER}, {state}", "numbadw", further
+    for module in modules:
+        try:
+            (seconds,) = _run(IMPORT_PROGRAM, threads, None, module)
+        except subprocess.CalledProcessError:
+            continue
+        yield IMPORT, module.partition(".")[0], seconds
+
+
+def _run(program: str, threads: int, cache: str | None, *arguments: str) -> list[float]:
+    """Run a program in a new process and give the seconds that it prints."""
+    package = str(Path(numbadw.__file__).parents[1])
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]),
+    }
+    if cache:
+        environment["NUMBADW_CACHE_DIR"] = cache
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    return [float(seconds) for seconds in json.loads(done.stdout.splitlines()[-1])]

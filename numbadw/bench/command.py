@@ -1,0 +1,249 @@
+"""The command `python -m numbadw bench`: numbadw beside its peers, row by row."""
+
+import argparse
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from numbadw.bench import results, table
+from numbadw.bench.bar import Bar
+from numbadw.bench.cold import cold_rows
+from numbadw.bench.measure import machine
+from numbadw.bench.passes import FORWARD, PASSES
+from numbadw.bench.peers import PEERS
+from numbadw.bench.results import Row, Run
+from numbadw.bench.targets import TARGETS, usual_threads
+from numbadw.bench.tasks import COLD, select_tasks
+from numbadw.bench.worker import Job, WorkerError, start_job
+from numbadw.console import progress, say
+from numbadw.threads import allowed
+
+# Seconds that the processes measure; their start, the cold start and the drawing of
+# charts come on top.
+QUICK_SECONDS, FULL_SECONDS = 100.0, 1800.0
+QUICK_STARTS, FULL_STARTS = 2, 4
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison that the arguments ask for, or read one, and report it."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    command = shlex.join(["python", "-m", "numbadw", "bench", *(argv or ())])
+    try:
+        if arguments.from_json:
+            run = results.load(arguments.from_json)
+            _print(run)
+        else:
+            run = _measure(arguments, command)
+            if not run.rows:
+                progress(f"no workload has {arguments.filter!r} in its name")
+                return 1
+        _write(run, arguments)
+    except (OSError, ValueError, WorkerError, ImportError) as error:
+        progress(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _measure(arguments: argparse.Namespace, command: str) -> Run:
+    """Measure everything asked for, printing every row as it comes."""
+    tasks = select_tasks(
+        full=arguments.full,
+        kind=arguments.kind,
+        batch=arguments.batch,
+        text=arguments.filter,
+    )
+    run = Run(command, str(date.today()), arguments.backend, machine())
+    if not tasks:
+        return run
+    say("; ".join(f"{name} {value}" for name, value in run.machine.items()))
+    chosen = arguments.kind, arguments.batch, arguments.filter
+    seconds = FULL_SECONDS if arguments.full else QUICK_SECONDS
+    jobs = [
+        Job(
+            arguments.backend,
+            threads,
+            tuple(tasks),
+            tuple(arguments.peers),
+            arguments.rounds,
+            seconds / len(arguments.threads),
+        )
+        for threads in arguments.threads
+    ]
+    with Bar(len(tasks) * len(jobs)) as bar:
+        for job in jobs:
+            _run_job(job, run, bar)
+    if chosen == (None, None, ""):
+        starts = FULL_STARTS if arguments.full else QUICK_STARTS
+        present = [name for name in arguments.peers if name not in run.missing]
+        rows = cold_rows(present, max(arguments.threads), starts)
+        run.rows += rows
+        _print_rows(COLD, rows)
+    for text in _conclusion(run):
+        say(text)
+    return run
+
+
+def _run_job(job: Job, run: Run, bar: Bar) -> None:
+    """Measure with one number of threads; print and keep what comes."""
+    width = max(len(task.workload.id) for task in job.tasks)
+    group = None
+    with closing(start_job(job)) as events:
+        for name, value in events:
+            if name == "missing":
+                run.missing.update(value)
+            elif name == "ceilings":
+                limits = results.read_ceilings(value)
+                run.ceilings.append(limits)
+                bar.say(f"\n{table.count(job.threads)}, {table.limits(limits)}")
+                bar.say(table.header(width))
+            else:
+                row = results.read_row(value)
+                run.rows.append(row)
+                if row.group != group:
+                    bar.say(f"{row.group}:")
+                    group = row.group
+                bar.say(table.line(row, width))
+                bar.step(row.name)
+
+
+def _print(run: Run) -> None:
+    """Print a run that was read as it was printed when measured."""
+    say("; ".join(f"{name} {value}" for name, value in run.machine.items()))
+    say(f"{run.command}, {run.date}")
+    for limits in run.ceilings:
+        say(f"\n{table.count(limits.threads)}, {table.limits(limits)}")
+        for group in run.groups:
+            _print_rows(group, run.select(limits.threads, group))
+    for text in _conclusion(run):
+        say(text)
+
+
+def _print_rows(group: str, rows: Sequence[Row]) -> None:
+    """Print one group."""
+    if rows:
+        width = max(len(row.name) for row in rows)
+        say(table.header(width))
+        say(f"{group}:")
+        for row in rows:
+            say(table.line(row, width))
+
+
+def _conclusion(run: Run) -> list[str]:
+    """Write the means, what was left out, and what can be installed."""
+    lines = []
+    for threads in run.threads:
+        lines += ["", *table.summary(run, threads)]
+    notes = dict.fromkeys(note for row in run.rows for note in row.notes)
+    lines += [f"left out: {note}" for note in notes]
+    lines += [f"missing: {name}: {why}" for name, why in run.missing.items()]
+    return lines
+
+
+def _write(run: Run, arguments: argparse.Namespace) -> None:
+    """Write the files asked for."""
+    if arguments.json:
+        results.save(run, arguments.json)
+        say(f"wrote {arguments.json}")
+    if arguments.plot:
+        from numbadw.bench import charts
+
+        for path in charts.draw_all(run, arguments.plot):
+            say(f"wrote {path}")
+    if arguments.readme:
+        from numbadw.bench import report
+
+        for path in report.write(run, arguments.readme):
+            say(f"wrote {path}")
+    if arguments.compare:
+        for text in table.compare(run, results.load(arguments.compare)):
+            say(text)
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Complete the arguments, and explain those that cannot be followed."""
+    peers = PASSES[arguments.kind or FORWARD].peers
+    if arguments.peers is None:
+        arguments.peers = list(peers)
+    for name in arguments.peers:
+        if name not in peers:
+            parser.error(f"peers are {', '.join(peers)}; got {name!r}")
+    if arguments.batch is not None and arguments.batch < 1:
+        parser.error(f"--batch must be at least 1, got {arguments.batch}")
+    if arguments.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {arguments.rounds}")
+    if not arguments.threads:
+        arguments.threads = usual_threads()
+    for threads in arguments.threads:
+        if not 1 <= threads <= allowed():
+            parser.error(f"--threads must be 1 to {allowed()} here, got {threads}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Make the argument parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m numbadw bench",
+        description="Time numbadw beside the installed libraries, layer by layer.",
+    )
+    add = parser.add_argument
+    add(
+        "--full",
+        action="store_true",
+        help="every workload: half an hour, not three minutes",
+    )
+    add(
+        "--threads",
+        type=_list_of(int),
+        metavar="N[,N]",
+        help="default: 1 and all allowed",
+    )
+    add(
+        "--peers",
+        type=_list_of(str),
+        metavar="NAME[,NAME]",
+        help=f"some of {', '.join(PEERS)}; empty for none (default: all installed)",
+    )
+    add("--json", type=Path, metavar="PATH", help="write everything measured")
+    add("--plot", type=Path, metavar="DIR", help="draw charts as PNG files")
+    add(
+        "--readme",
+        type=Path,
+        metavar="PATH",
+        help="write the table and the chart of a README between its markers",
+    )
+    add(
+        "--from-json",
+        type=Path,
+        metavar="PATH",
+        help="report this run, measure nothing",
+    )
+    add(
+        "--compare",
+        type=Path,
+        metavar="PATH",
+        help="compare the means with another run's",
+    )
+    add(
+        "--pass",
+        dest="kind",
+        choices=list(PASSES),
+        help="only this pass; gradients: of input, kernel and bias",
+    )
+    add("--batch", type=int, metavar="N", help="the layers alone, at this batch")
+    add("--filter", default="", metavar="TEXT", help="all workloads named with TEXT")
+    add("--rounds", type=int, default=30, metavar="N", help="most rounds (default 30)")
+    add("--backend", choices=list(TARGETS), default="cpu", help="default cpu")
+    return parser
+
+
+def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Make a parser of comma-separated values."""
+
+    def parse(text: str) -> list[Any]:
+        return [kind(part.strip()) for part in text.split(",") if part.strip()]
+
+    return parse

@@ -1,0 +1,160 @@
+"""Measure with one number of threads, in a process of its own.
+
+A process each because TensorFlow and JAX cannot change their threads once they run,
+and because a library that ends its process must not end the run. A job is read from
+the standard input and every result written to the standard output at once, as lines of
+JSON; what the libraries print goes to the standard error.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numbadw
+from numbadw.bench.contest import Contest
+from numbadw.bench.peers import missing_peers
+from numbadw.bench.results import Row
+from numbadw.bench.targets import TARGETS
+from numbadw.bench.tasks import Task
+from numbadw.bench.workloads import Workload
+
+Emit = Callable[[str, Any], None]
+# A row gets this long even where the run is late, and not longer where it is early.
+LEAST_SECONDS, MOST_SECONDS = 0.3, 8.0
+# Lines of a failed worker's messages that are shown.
+SHOWN_LINES = 15
+
+
+class WorkerError(Exception):
+    """A measuring process failed; the text holds the end of what it wrote."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process measures: tasks, peers by name, and how long it may take."""
+
+    backend: str
+    threads: int
+    tasks: tuple[Task, ...]
+    peers: tuple[str, ...]
+    rounds: int
+    seconds: float
+
+
+def run_job(job: Job, emit: Emit) -> None:
+    """Measure a job's tasks; `emit` gets "missing", "ceilings" and many a "row"."""
+    target = TARGETS[job.backend]
+    end = time.perf_counter() + job.seconds
+    missing = missing_peers(job.peers)
+    emit("missing", missing)
+    peers = [name for name in job.peers if name not in missing]
+    # TensorFlow alone brings so many objects that looking through them before every
+    # row, for garbage, would take 0.2 s.
+    gc.freeze()
+    with numbadw.num_threads(job.threads):
+        ceilings = target.ceilings(job.threads)
+        emit("ceilings", asdict(ceilings))
+        for number, task in enumerate(job.tasks):
+            start = time.perf_counter()
+            share = (end - start) / (len(job.tasks) - number)
+            kind, workload = target.passes[task.kind], task.workload
+            contest = Contest(kind, workload)
+            calls, notes = contest.calls(peers, job.threads)
+            spent = time.perf_counter() - start
+            seconds = target.time(
+                calls,
+                rounds=job.rounds,
+                budget=min(max(share - spent, LEAST_SECONDS), MOST_SECONDS),
+                yardstick=kind.main,
+            )
+            needed, size = kind.needed(workload), kind.bytes(workload)
+            row = Row(
+                task.group,
+                workload.id,
+                kind.name,
+                job.threads,
+                kind.ours,
+                seconds,
+                kind.flops(workload),
+                needed,
+                size,
+                ceilings.seconds(needed, size),
+                workload,
+                tuple(notes),
+            )
+            emit("row", asdict(row))
+
+
+def start_job(job: Job) -> Generator[tuple[str, Any], None, None]:
+    """Run a job in a process of its own and give what it emits, as it does.
+
+    Raises
+    ------
+    WorkerError
+        The process failed.
+    """
+    package = Path(numbadw.__file__).parents[1]
+    paths = [str(package), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        **TARGETS[job.backend].environment(job.threads),
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+    command = [sys.executable, "-m", "numbadw.bench.worker"]
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        with process:
+            try:
+                given, results = process.stdin, process.stdout
+                if given is not None and results is not None:
+                    # A process that fails at once reads nothing; its status tells.
+                    with contextlib.suppress(BrokenPipeError):
+                        given.write(json.dumps(asdict(job)))
+                        given.close()
+                    for line in results:
+                        name, value = json.loads(line)
+                        yield name, value
+                status = process.wait()
+            finally:
+                process.kill()
+        if status:
+            errors.seek(0)
+            lines = errors.read().splitlines()[-SHOWN_LINES:]
+            raise WorkerError("\n".join([f"exit status {status}", *lines]))
+
+
+def main() -> int:
+    """Read a job, run it and write what it emits."""
+    fields = json.load(sys.stdin)
+    tasks = tuple(Task(g, k, Workload(*w)) for g, k, w in fields.pop("tasks"))
+    peers = tuple(fields.pop("peers"))
+    # Libraries write to the standard output, too: keep it, and give them the other.
+    with os.fdopen(os.dup(1), "w") as output:
+        os.dup2(2, 1)
+
+        def emit(name: str, value: Any) -> None:
+            output.write(json.dumps([name, value]) + "\n")
+            output.flush()
+
+        run_job(Job(**fields, tasks=tasks, peers=peers), emit)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
