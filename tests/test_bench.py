@@ -10,7 +10,7 @@ from numbadw import jit
 from numbadw.bench import ceilings, peers, tasks
 from numbadw.bench.ceilings import Ceilings
 from numbadw.bench.contest import Contest
-from numbadw.bench.measure import interleaved, machine
+from numbadw.bench.measure import core_seconds, interleaved, machine
 from numbadw.bench.oracle import Oracle
 from numbadw.bench.passes import FORWARD, GRADIENTS, PASSES
 from numbadw.bench.peers.prepared import Prepared, Unavailable
@@ -228,6 +228,15 @@ def test_interleaved_times_what_is_slow_by_an_order_once():
     seconds = interleaved(both, rounds=5, min_time=0.0, settle=0.0, yardstick="fast")
     assert len(calls) == 2
     assert 0.03 <= seconds["slow"] < 3
+
+
+def test_time_without_a_core_is_read_from_the_system(tmp_path):
+    ran, waited = core_seconds()
+    assert ran >= 0 <= waited
+    path = tmp_path / "schedstat"
+    assert core_seconds(path) == (0, 0)
+    path.write_text("2500000000 500000000 12\n")
+    assert core_seconds(path) == (2.5, 0.5)
 
 
 def test_machine_names_versions():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def run():
     machine |= {"numbadw": "1", "numba": "0.68"}
     line = "python -m numbadw bench --json run.json"
     missing = {"scipy": "scipy is not installed; pip install 'scipy'"}
-    return Run(line, "2030-01-02", "cpu", machine, missing, limits, rows)
+    return Run(line, "2030-01-02", "cpu", machine, missing, limits, rows, 0.25)
 
 
 def test_row_is_compared_with_the_best_peer():
@@ -128,6 +129,19 @@ def test_command_measures_without_peers(options, kind, name, capsys, tmp_path):
     assert row.least > 0
 
 
+def test_what_was_measured_before_ctrl_c_is_kept(run, monkeypatch, capsys, tmp_path):
+    def start(job):
+        yield "ceilings", asdict(run.ceilings[0])
+        yield "row", asdict(run.rows[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "start_job", start)
+    path = tmp_path / "run.json"
+    assert command.main(["--threads", "1", "--json", str(path)]) == 0
+    assert results.load(path).rows == run.rows[:1]
+    assert "stopped; this is what was measured" in capsys.readouterr().err
+
+
 def test_command_reports_a_run_from_its_file(run, capsys, tmp_path):
     source, readme = tmp_path / "run.json", tmp_path / "README.md"
     results.save(run, source)
@@ -139,6 +153,7 @@ def test_command_reports_a_run_from_its_file(run, capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "missing: scipy: scipy is not installed; pip install 'scipy'" in printed
     assert "left out: opencv: no" in printed
+    assert "disturbed: 25% of its time the measuring" in printed
     assert "layers, 2 threads: 1.00 -> 1.00 (+0%)" in printed
     assert readme.read_text().startswith("before\n<!-- speed:begin -->\n![")
     assert readme.read_text().endswith("<!-- speed:end -->\nafter\n")

@@ -1,1 +1,1 @@
-"""Workloads, rivals and measuring: what the benchmarks and the report share."""
+"""Workloads, peers and measuring: what the benchmarks and the report share."""

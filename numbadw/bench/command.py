@@ -25,6 +25,8 @@ from numbadw.threads import allowed
 # charts come on top.
 QUICK_SECONDS, FULL_SECONDS = 100.0, 1800.0
 QUICK_STARTS, FULL_STARTS = 2, 4
+# Waiting for a core this share of the time is worth a warning.
+DISTURBED = 0.05
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             run = _measure(arguments, command)
             if not run.rows:
-                progress(f"no workload has {arguments.filter!r} in its name")
                 return 1
         _write(run, arguments)
     except (OSError, ValueError, WorkerError, ImportError) as error:
@@ -59,9 +60,10 @@ def _measure(arguments: argparse.Namespace, command: str) -> Run:
     )
     run = Run(command, str(date.today()), arguments.backend, machine())
     if not tasks:
+        progress(f"no workload has {arguments.filter!r} in its name")
         return run
     say("; ".join(f"{name} {value}" for name, value in run.machine.items()))
-    chosen = arguments.kind, arguments.batch, arguments.filter
+    complete = (arguments.kind, arguments.batch, arguments.filter) == (None, None, "")
     seconds = FULL_SECONDS if arguments.full else QUICK_SECONDS
     jobs = [
         Job(
@@ -74,10 +76,14 @@ def _measure(arguments: argparse.Namespace, command: str) -> Run:
         )
         for threads in arguments.threads
     ]
-    with Bar(len(tasks) * len(jobs)) as bar:
-        for job in jobs:
-            _run_job(job, run, bar)
-    if chosen == (None, None, ""):
+    try:
+        with Bar(len(tasks) * len(jobs)) as bar:
+            for job in jobs:
+                _run_job(job, run, bar)
+    except KeyboardInterrupt:
+        progress("stopped; this is what was measured until then")
+        complete = False
+    if complete:
         starts = FULL_STARTS if arguments.full else QUICK_STARTS
         present = [name for name in arguments.peers if name not in run.missing]
         rows = cold_rows(present, max(arguments.threads), starts)
@@ -101,6 +107,8 @@ def _run_job(job: Job, run: Run, bar: Bar) -> None:
                 run.ceilings.append(limits)
                 bar.say(f"\n{table.count(job.threads)}, {table.limits(limits)}")
                 bar.say(table.header(width))
+            elif name == "waited":
+                run.waited = max(run.waited, value)
             else:
                 row = results.read_row(value)
                 run.rows.append(row)
@@ -141,6 +149,11 @@ def _conclusion(run: Run) -> list[str]:
     notes = dict.fromkeys(note for row in run.rows for note in row.notes)
     lines += [f"left out: {note}" for note in notes]
     lines += [f"missing: {name}: {why}" for name, why in run.missing.items()]
+    if run.waited > DISTURBED:
+        lines.append(
+            f"disturbed: {run.waited:.0%} of its time the measuring thread waited for "
+            "a core that other programs had; times are too long, and no two runs agree"
+        )
     return lines
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 from numbadw.info import cpu_name
 from numbadw.threads import allowed
@@ -110,6 +111,15 @@ def interleaved(
                 limit = SLOW * (best[yardstick] if yardstick else fastest)
                 active = [name for name in active if best[name] <= limit]
     return best
+
+
+def core_seconds(path: Path = Path("/proc/self/schedstat")) -> tuple[float, float]:
+    """Give the seconds that the first thread ran, and waited for a core (Linux)."""
+    try:
+        ran, waited, _ = path.read_text().split()
+    except (OSError, ValueError):
+        return 0.0, 0.0
+    return int(ran) * 1e-9, int(waited) * 1e-9
 
 
 def machine() -> dict[str, str]:

@@ -84,7 +84,11 @@ class Row:
 
 @dataclass
 class Run:
-    """Everything that one run of the benchmark found out."""
+    """Everything that one run of the benchmark found out.
+
+    `waited` is the share of its time that the measuring thread waited for a core while
+    other programs had it, the worst of the thread counts.
+    """
 
     command: str
     date: str
@@ -93,6 +97,7 @@ class Run:
     missing: dict[str, str] = field(default_factory=dict)
     ceilings: list[Ceilings] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    waited: float = 0.0
 
     @property
     def threads(self) -> list[int]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numbadw
 from numbadw.bench.contest import Contest
+from numbadw.bench.measure import core_seconds
 from numbadw.bench.peers import missing_peers
 from numbadw.bench.results import Row
 from numbadw.bench.targets import TARGETS
@@ -51,7 +52,11 @@ class Job:
 
 
 def run_job(job: Job, emit: Emit) -> None:
-    """Measure a job's tasks; `emit` gets "missing", "ceilings" and many a "row"."""
+    """Measure a job's tasks and emit what is found out.
+
+    `emit` gets "missing", "ceilings", a "row" for each task, and "waited": the share
+    of its time that the measuring thread waited for a core.
+    """
     target = TARGETS[job.backend]
     end = time.perf_counter() + job.seconds
     missing = missing_peers(job.peers)
@@ -60,6 +65,7 @@ def run_job(job: Job, emit: Emit) -> None:
     # TensorFlow alone brings so many objects that looking through them before every
     # row, for garbage, would take 0.2 s.
     gc.freeze()
+    before = core_seconds()
     with numbadw.num_threads(job.threads):
         ceilings = target.ceilings(job.threads)
         emit("ceilings", asdict(ceilings))
@@ -92,6 +98,8 @@ def run_job(job: Job, emit: Emit) -> None:
                 tuple(notes),
             )
             emit("row", asdict(row))
+    ran, waited = (b - a for a, b in zip(before, core_seconds(), strict=True))
+    emit("waited", waited / (ran + waited) if waited else 0.0)
 
 
 def start_job(job: Job) -> Generator[tuple[str, Any], None, None]:
