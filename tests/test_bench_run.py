@@ -1,13 +1,17 @@
 """The command `python -m numbadw bench`: rows, files, charts and the README's table."""
 
+import io
 import json
 import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from numbadw.bench import charts, cold, command, report, results, table, tasks, worker
+from numbadw.bench.bar import Bar
 from numbadw.bench.ceilings import Ceilings
 from numbadw.bench.passes import FORWARD, GRADIENTS, PASSES
 from numbadw.bench.peers import PEERS
@@ -213,6 +217,42 @@ def check_shape(block):
     facts = r"Ratio: .* a loss\. .+, \d+ cores \(.+ GFLOP/s and .+ GB/s on .+\), .+, "
     facts += r"\d{4}-\d\d-\d\d, python .+, numbadw .+, numba .+\. "
     assert re.fullmatch(facts + r"Made by `python -m numbadw bench.*`\.", lines[-1])
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_bar_is_drawn_where_somebody_looks(monkeypatch, capsys):
+    steps = []
+    shown = SimpleNamespace(
+        clear=lambda: steps.append("clear"),
+        refresh=lambda: steps.append("refresh"),
+        update=lambda: steps.append("update"),
+        close=lambda: steps.append("close"),
+    )
+    module = SimpleNamespace(tqdm=lambda **options: shown)
+    monkeypatch.setitem(sys.modules, "tqdm", module)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Bar(2) as bar:
+        bar.say("a row")
+        bar.step("name")
+    assert steps == ["clear", "refresh", "update", "close"]
+    assert capsys.readouterr().out == "a row\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"), [(Terminal, "[1/2] name\n"), (io.StringIO, "")]
+)
+def test_rows_are_counted_in_lines_without_tqdm(kind, lines, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr(sys, "stderr", errors := kind())
+    with Bar(2) as bar:
+        bar.say("a row")
+        bar.step("name")
+    assert errors.getvalue() == lines
+    assert capsys.readouterr().out == "a row\n"
 
 
 def test_every_peer_has_a_colour_of_its_own():

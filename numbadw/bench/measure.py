@@ -86,18 +86,10 @@ def interleaved(
     dict of str to float
         Seconds per call, in the order of `callables`.
     """
-    best = dict.fromkeys(callables, float("inf"))
     with _no_collection():
         end = time.perf_counter() + budget
-        repeats = {}
-        for name in sorted(callables, key=lambda name: name != yardstick):
-            repeats[name], seconds = _calibrate(callables[name], min_time)
-            if name == yardstick:
-                best[name] = seconds
-            elif yardstick and seconds > max(HOPELESS * best[yardstick], LONG_SECONDS):
-                best[name] = seconds
-                del repeats[name]
-        active = [name for name in callables if name in repeats]
+        repeats, best = _calibrate_all(callables, min_time, yardstick)
+        active = list(repeats)
         for number in range(max(rounds, 1)):
             shift = number % max(len(active), 1)
             for name in active[shift:] + active[:shift]:
@@ -152,6 +144,25 @@ def _batch(call: Callable[[], object], repeat: int) -> float:
     for _ in range(repeat):
         call()
     return (time.perf_counter_ns() - start) * 1e-9
+
+
+def _calibrate_all(
+    callables: Mapping[str, Callable[[], object]],
+    min_time: float,
+    yardstick: str | None,
+) -> tuple[dict[str, int], dict[str, float]]:
+    """Give how many calls make a batch, and the seconds of what is not timed again."""
+    repeats: dict[str, int] = {}
+    best = dict.fromkeys(callables, float("inf"))
+    limit = float("inf")
+    for name in sorted(callables, key=lambda name: name != yardstick):
+        repeats[name], seconds = _calibrate(callables[name], min_time)
+        if name == yardstick:
+            limit = max(HOPELESS * seconds, LONG_SECONDS)
+        elif seconds > limit:
+            best[name] = seconds
+            del repeats[name]
+    return {name: repeats[name] for name in callables if name in repeats}, best
 
 
 def _calibrate(call: Callable[[], object], min_time: float) -> tuple[int, float]:
