@@ -43,10 +43,10 @@ SETTLE_SECONDS = 0.1
 # So many rounds run even if they take longer than the time allowed; after them a
 # callable this many times slower than the yardstick stops: more rounds would change
 # its time by some percent and who is the fastest not at all. One that is slow by
-# another order is timed once, in one call.
+# another order, and takes longer than a pause of the system, is timed once.
 LEAST_ROUNDS = 3
 SLOW = 3.0
-HOPELESS = 30.0
+HOPELESS, HOPELESS_SECONDS = 30.0, 0.1
 
 
 def interleaved(
@@ -78,8 +78,8 @@ def interleaved(
         Longest wait before a turn for the thread pools of this process to sleep.
     yardstick : str, optional
         What the others are compared with; those three times slower than it stop after
-        three rounds, and one call has to do where 30 times as slow. By default the
-        fastest, and all run at least three rounds.
+        three rounds, and one call has to do where 30 times as slow and longer than
+        0.1 s. By default the fastest, and all run at least three rounds.
 
     Returns
     -------
@@ -158,7 +158,7 @@ def _calibrate_all(
     for name in sorted(callables, key=lambda name: name != yardstick):
         repeats[name], seconds = _calibrate(callables[name], min_time)
         if name == yardstick:
-            limit = max(HOPELESS * seconds, LONG_SECONDS)
+            limit = max(HOPELESS * seconds, HOPELESS_SECONDS)
         elif seconds > limit:
             best[name] = seconds
             del repeats[name]
