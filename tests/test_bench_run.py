@@ -71,6 +71,9 @@ def test_row_is_compared_with_the_best_peer():
     assert row.peers == pytest.approx({"litert": 4e-6, "jax": 8e-5})
     alone = make_row("small")
     assert alone.best_peer is None
+    assert not alone.lost
+    near, lost = make_row("small", litert=1.991), make_row("small", litert=1.989)
+    assert (near.lost, lost.lost) == (False, True)
     assert alone.ratio != alone.ratio
 
 

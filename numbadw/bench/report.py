@@ -90,17 +90,18 @@ def _cells(row: Row | None) -> list[str]:
     best = row.best_peer
     if best is None:
         return [three(row.time * 1e6), "", ""]
-    ratio = f"{row.ratio:.2f}" + (f" {LOSS}" if row.ratio < 1 else "")
+    ratio = f"{row.ratio:.2f}" + (f" {LOSS}" if row.lost else "")
     return [three(row.time * 1e6), f"{best} {three(row.seconds[best] * 1e6)}", ratio]
 
 
 def _mean_cells(run: Run, threads: int, group: str) -> list[str]:
     """Give one group's cells for one thread count: losses, rows and mean."""
-    ratios = [row.ratio for row in run.select(threads, group) if row.best_peer]
-    if not ratios:
+    rows = [row for row in run.select(threads, group) if row.best_peer]
+    if not rows:
         return ["", "", ""]
-    losses = sum(ratio < 1 for ratio in ratios)
-    return ["", f"{losses} of {len(ratios)} lost", f"**{geometric_mean(ratios):.2f}**"]
+    mean = geometric_mean(row.ratio for row in rows)
+    losses = sum(row.lost for row in rows)
+    return ["", f"{losses} of {len(rows)} lost", f"**{mean:.2f}**"]
 
 
 def _facts(run: Run) -> str:

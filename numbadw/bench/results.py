@@ -77,6 +77,11 @@ class Row:
         return self.seconds[best] / self.time if best else float("nan")
 
     @property
+    def lost(self) -> bool:
+        """Whether the best peer is faster by what two digits show."""
+        return round(self.ratio, 2) < 1
+
+    @property
     def share(self) -> float:
         """Share of the roofline: the time that the ceilings allow over our time."""
         return self.least / self.time

@@ -27,7 +27,7 @@ def line(row: Row, width: int) -> str:
     else:
         cells.append(f"{'-':>7} {'-':>6} {'-':>8}")
     if best:
-        mark = " LOSS" if row.ratio < 1 else ""
+        mark = " LOSS" if row.lost else ""
         cells.append(f"{duration(row.seconds[best]):>9} {row.ratio:6.2f} {best}{mark}")
     beside = [f"{name} {duration(row.seconds[name])}" for name in row.ours[1:]]
     if beside:
@@ -51,7 +51,7 @@ def summary(run: Run, threads: int) -> list[str]:
             lines += [
                 f"    {row.name}: {row.ratio:.2f} ({row.best_peer})"
                 for row in rows
-                if row.ratio < 1
+                if row.lost
             ]
     if lines:
         lines.insert(0, f"Times as fast as the best peer, {count(threads)}:")
@@ -64,7 +64,7 @@ def summary(run: Run, threads: int) -> list[str]:
 def mean_text(rows: Sequence[Row]) -> str:
     """Write the geometric mean, the range and the number of losses."""
     ratios = [row.ratio for row in rows]
-    losses = sum(ratio < 1 for ratio in ratios)
+    losses = sum(row.lost for row in rows)
     return (
         f"geometric mean {geometric_mean(ratios):.2f}, {min(ratios):.2f} to "
         f"{max(ratios):.2f}, {losses} of {len(rows)} lost"
