@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from numbadw.bench import charts, cold, command, report, results, table, tasks, worker
@@ -261,6 +262,18 @@ def test_rows_are_counted_in_lines_without_tqdm(kind, lines, monkeypatch, capsys
 def test_every_peer_has_a_colour_of_its_own():
     assert set(charts.COLOURS) == set(PEERS)
     assert len({charts.OUR_COLOUR, *charts.COLOURS.values()}) == len(PEERS) + 1
+
+
+def test_chart_shows_every_colour(run, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    row = make_row("small", **dict(zip(PEERS, range(3, 99, 4), strict=False)))
+    path = tmp_path / "speed.png"
+    charts.draw_speed([row], run, path)
+    with image.open(path) as picture:
+        drawn = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
+    for colour in (charts.OUR_COLOUR, *charts.COLOURS.values()):
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert np.abs(drawn - wanted).sum(1).min() < 12, colour
 
 
 def test_cold_start_is_measured_in_new_processes():

@@ -23,7 +23,7 @@ from numbadw.threads import allowed
 
 # Seconds that the processes measure; their start, the cold start and the drawing of
 # charts come on top.
-QUICK_SECONDS, FULL_SECONDS = 100.0, 1800.0
+QUICK_SECONDS, FULL_SECONDS = 90.0, 1800.0
 QUICK_STARTS, FULL_STARTS = 2, 4
 # Waiting for a core this share of the time is worth a warning.
 DISTURBED = 0.05

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+import numbadw
 from numbadw.info import cpu_name
 from numbadw.threads import allowed
 
 LIBRARIES = (
-    "numbadw",
     "numpy",
     "numba",
     "llvmlite",
@@ -121,6 +121,7 @@ def machine() -> dict[str, str]:
         "cpus allowed": str(allowed()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "numbadw": numbadw.__version__,
     }
     for library in LIBRARIES:
         try:
