@@ -161,7 +161,7 @@ def test_command_reports_a_run_from_its_file(run, capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "missing: scipy: scipy is not installed; pip install 'scipy'" in printed
     assert "left out: opencv: no" in printed
-    assert "disturbed: 25% of its time the measuring" in printed
+    assert "Disturbed: 25% of its time the measuring" in printed
     assert "layers, 2 threads: 1.00 -> 1.00 (+0%)" in printed
     assert readme.read_text().startswith("before\n<!-- speed:begin -->\n![")
     assert readme.read_text().endswith("<!-- speed:end -->\nafter\n")
@@ -185,6 +185,9 @@ def test_table_shows_losses_and_means(run):
     assert "| **layers**, geometric mean |  | 1 of 2 lost | **1.00** |" in text
     assert "| **gradients**, geometric mean |  | 0 of 1 lost | **3.00** |" in text
     assert "cold start" not in text
+    assert " Disturbed: 25% of its time" in text
+    run.waited = 0.01
+    assert "Disturbed" not in report.block(run)
     check_shape(text)
 
 
@@ -220,7 +223,9 @@ def check_shape(block):
             assert mean or lost == ratio.endswith(report.LOSS), row
     facts = r"Ratio: .* a loss\. .+, \d+ cores \(.+ GFLOP/s and .+ GB/s on .+\), .+, "
     facts += r"\d{4}-\d\d-\d\d, python .+, numbadw .+, numba .+\. "
-    assert re.fullmatch(facts + r"Made by `python -m numbadw bench.*`\.", lines[-1])
+    assert re.fullmatch(
+        facts + r"Made by `python -m numbadw bench.*`\.( Disturbed: .*)?", lines[-1]
+    )
 
 
 class Terminal(io.StringIO):

@@ -25,8 +25,6 @@ from numbadw.threads import allowed
 # charts come on top.
 QUICK_SECONDS, FULL_SECONDS = 90.0, 1800.0
 QUICK_STARTS, FULL_STARTS = 2, 4
-# Waiting for a core this share of the time is worth a warning.
-DISTURBED = 0.05
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,11 +147,8 @@ def _conclusion(run: Run) -> list[str]:
     notes = dict.fromkeys(note for row in run.rows for note in row.notes)
     lines += [f"left out: {note}" for note in notes]
     lines += [f"missing: {name}: {why}" for name, why in run.missing.items()]
-    if run.waited > DISTURBED:
-        lines.append(
-            f"disturbed: {run.waited:.0%} of its time the measuring thread waited for "
-            "a core that other programs had; times are too long, and no two runs agree"
-        )
+    if disturbed := table.disturbance(run):
+        lines.append(disturbed)
     return lines
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from numbadw.bench import charts
 from numbadw.bench.passes import FORWARD
 from numbadw.bench.results import Row, Run, geometric_mean
-from numbadw.bench.table import count, three
+from numbadw.bench.table import count, disturbance, three
 from numbadw.bench.tasks import COLD, IMAGE, LARGE, LAYERS
 
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
@@ -48,7 +48,7 @@ def block(run: Run) -> str:
         cells = [c for number in threads for c in _mean_cells(run, number, group)]
         if any(cells) and group != COLD:
             lines.append(_line([f"**{group}**, geometric mean", *cells]))
-    return "\n".join([*lines, "", _facts(run)])
+    return "\n".join([*lines, "", f"{_facts(run)} {disturbance(run)}".rstrip()])
 
 
 def write(run: Run, path: Path) -> list[Path]:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from numbadw.bench.ceilings import Ceilings, describe
 from numbadw.bench.results import Row, Run, geometric_mean, means
 
+# Waiting for a core this share of the time is worth a warning.
+DISTURBED = 0.05
+
 
 def header(width: int) -> str:
     """Write the head of the table."""
@@ -74,6 +77,17 @@ def mean_text(rows: Sequence[Row]) -> str:
 def count(threads: int) -> str:
     """Write a number of threads."""
     return f"{threads} thread{'s' * (threads > 1)}"
+
+
+def disturbance(run: Run) -> str:
+    """Write a warning where other programs kept this one waiting, else nothing."""
+    if run.waited <= DISTURBED:
+        return ""
+    return (
+        f"Disturbed: {run.waited:.0%} of its time the measuring thread waited for a "
+        "core that other programs had; times are too long, most of all of libraries "
+        "whose threads wait for each other."
+    )
 
 
 def compare(run: Run, other: Run) -> list[str]:
