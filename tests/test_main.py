@@ -11,7 +11,7 @@ import pytest
 import numbadw as ndw
 from numbadw import __main__ as commands
 from numbadw import demo
-from numbadw.bench import report
+from numbadw.bench import command
 
 
 def run_once(callables, **options):
@@ -72,7 +72,7 @@ def test_times_have_units(seconds, text):
 
 def test_bench_passes_its_options_on(monkeypatch):
     seen = []
-    monkeypatch.setattr(report, "main", lambda argv: seen.append(argv) or 0)
+    monkeypatch.setattr(command, "main", lambda argv: seen.append(argv) or 0)
     assert commands.main(["bench", "--threads", "1"]) == 0
     assert seen == [["--threads", "1"]]
 
