@@ -136,14 +136,18 @@ def cache_folder() -> Path | None:
     """Return the folder of compiled code, or None where no folder can be used.
 
     NUMBADW_CACHE_DIR, then the user's cache folder, then one in the temporary folder
-    made with mode 0700; the last part names the version of the sources.  None, too,
-    where NUMBADW_CACHE is 0, off, no or false, or the version is not known.
+    made with mode 0700, but nowhere in the package; the last part names the version of
+    the sources.  None, too, where NUMBADW_CACHE is 0, off, no or false, or the version
+    is not known.
     """
     switch = os.environ.get("NUMBADW_CACHE", "").lower()
     if switch in ("0", "off", "no", "false") or not source_hash():
         return None
+    package = Path(__file__).resolve().parent
     for root in _roots():
         folder = root / source_hash()
+        if package in folder.resolve().parents:
+            continue
         if _usable(root) and _usable(folder):
             return folder
     return None

@@ -124,6 +124,18 @@ def test_switched_off_nothing_is_written(cache, tmp_path):
     assert files_in(cache) == []
 
 
+@pytest.mark.parametrize("place", ["", "cpu", "not/yet/there"])
+def test_it_never_lies_in_the_package(place, tmp_path, monkeypatch):
+    package = Path(ndw.__file__).parent
+    link = tmp_path / "link"
+    link.symlink_to(package)
+    for root in (package / place, link / place):
+        monkeypatch.setenv("NUMBADW_CACHE_DIR", str(root))
+        folder = jit.cache_folder.__wrapped__()
+        assert folder is None or package not in folder.resolve().parents
+    assert not (package / "not").exists()
+
+
 def test_names_tell_cpu_and_compiler(monkeypatch):
     names = set()
     for version in ("0.1", "0.2"):

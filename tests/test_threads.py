@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -181,6 +182,22 @@ def test_numbas_own_setting_is_left_alone(theirs, rng, monkeypatch):
     finally:
         numba.set_num_threads(before)
     assert launches
+
+
+def test_the_count_is_that_of_the_process():
+    seen = []
+
+    def look():
+        seen.append(ndw.get_num_threads())
+        ndw.set_num_threads(MOST)
+
+    ndw.set_num_threads(1)
+    for expected in ([1], [1, MOST]):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        assert seen == expected
+        assert ndw.get_num_threads() == MOST
 
 
 def limits(monkeypatch, **variables):
