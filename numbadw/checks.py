@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy import ma
 
+from numbadw import overlap
 from numbadw.geometry import (
     AxisPadding,
     Geometry,
@@ -26,9 +27,6 @@ DATA_FORMATS = ("channels_last", "channels_first")
 PAD_MODES = ("valid", "same")
 SEQUENCE_PAD_MODES: tuple[PadMode, ...] = ("valid", "same", "causal")
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-# Work allowed to NumPy's exact overlap test, which is exponential at worst; beyond it
-# the arrays count as overlapping. Ordinary slices of one array need a few steps.
-OVERLAP_WORK: Any = 10_000  # NumPy's stubs know of -1 and 0 only.
 # Strides, dilation and padding are below this, so that no offset exceeds 64 bits.
 LIMIT = 2**31
 # DLPack device types whose memory is the GPU's: kDLCUDA, kDLCUDAManaged.
@@ -306,13 +304,13 @@ def out_array(
         raise ValueError(f"out must have shape {shape}, got {_describe(out)}")
     if not array.flags.writeable:
         raise ValueError(f"out must be writable, got a read-only {_describe(out)}")
-    if _overlaps_itself(array):
+    if overlap.with_itself(array):
         raise ValueError(
             "out must hold every element in memory of its own, got an "
             f"{_describe(out)} with overlapping strides {array.strides}"
         )
     for name, other in others.items():
-        if isinstance(other, np.ndarray) and _overlap(array, other):
+        if isinstance(other, np.ndarray) and overlap.with_another(array, other):
             raise ValueError(
                 f"out must not overlap {name}: out is an {_describe(out)}, "
                 f"{name} an {_describe(other)}, and they share memory"
@@ -375,42 +373,6 @@ def _plain_array(value: object, name: str) -> Array:
             "CUDA device"
         )
     raise TypeError(f"{name} must be a NumPy array, got {_describe(value)}")
-
-
-def _overlap(a: Array, b: Array) -> bool:
-    if not np.may_share_memory(a, b):
-        return False
-    try:
-        return np.shares_memory(a, b, max_work=OVERLAP_WORK)
-    except np.exceptions.TooHardError:
-        return True
-
-
-def _overlaps_itself(array: Array) -> bool:
-    """Tell whether two elements share a byte.
-
-    Axes sorted by stride almost always nest (each steps over all that lie below it),
-    and bounds settle most of the rest; only then are the addresses compared.
-    """
-    if array.flags.c_contiguous or array.size < 2:
-        return False
-    steps = zip(array.strides, array.shape, strict=True)
-    axes = sorted((abs(stride), size) for stride, size in steps if size > 1)
-    span = array.itemsize
-    nested = True
-    for stride, size in axes:
-        nested = nested and stride >= span
-        span += stride * (size - 1)
-    if nested:
-        return False
-    if axes[0][0] == 0 or span < array.nbytes:
-        return True
-    offsets = np.zeros(1, np.int64)
-    for stride, size in axes:
-        steps_along = np.arange(size, dtype=np.int64) * stride
-        offsets = (offsets[:, None] + steps_along).ravel()
-    offsets.sort()
-    return bool(np.diff(offsets).min() < array.itemsize)
 
 
 def _describe(value: object) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
-from numbadw import checks
+from numbadw import checks, overlap
 
 SHAPE = (2, 3, 4, 5)
 F32 = np.dtype(np.float32)
@@ -80,13 +80,13 @@ def test_interleaved_arrays_do_not_overlap():
 
 
 def test_undecided_overlap_counts_as_overlap(monkeypatch):
-    monkeypatch.setattr(checks, "OVERLAP_WORK", 1)
+    monkeypatch.setattr(overlap, "WORK", 1)
     pool = np.zeros(40_000, np.uint8)
     out = as_strided(pool, (3, 5, 7, 9), (1105, 663, 595, 455))
     other = as_strided(pool[1:], (5, 3, 9, 7), (1309, 1001, 385, 221))
     with pytest.raises(np.exceptions.TooHardError):
         np.shares_memory(out, other, max_work=1)
-    assert checks._overlap(out, other)
+    assert overlap.with_another(out, other)
 
 
 def test_broadcast_out_is_refused():
@@ -110,4 +110,4 @@ def test_own_overlap_is_exact(strides):
         for byte in range(itemsize)
     ]
     expected = len(set(touched)) < len(touched)
-    assert checks._overlaps_itself(array) is expected
+    assert overlap.with_itself(array) is expected
