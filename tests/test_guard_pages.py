@@ -13,6 +13,7 @@ import pytest
 from cases import environment, lanes
 
 FORWARD, GRADIENTS, RANDOM = "guarded.py", "guarded_gradients.py", "guarded_random.py"
+POINTWISE = "guarded_pointwise.py"
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs mmap and mprotect")
 # The name alone would keep the features of this CPU; an empty list takes them off.
 LESSER = {
@@ -54,7 +55,8 @@ def count_cases(lines):
 
 
 @pytest.mark.parametrize(
-    ("script", "least"), [(FORWARD, 200), (GRADIENTS, 400), (RANDOM, 1999)]
+    ("script", "least"),
+    [(FORWARD, 200), (GRADIENTS, 400), (RANDOM, 1999), (POINTWISE, 100)],
 )
 def test_no_array_is_read_or_written_outside(script, least):
     assert count_cases(finish(start(script))) > least
