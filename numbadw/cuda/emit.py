@@ -210,12 +210,17 @@ class Code:
             return self._join([builder.fptrunc(value, half) for value in values])
         if kind != "bf16":
             return self._join(values)
-        if self.target.cc >= 80 and len(values) % 2 == 0:
-            pairs = zip(values[::2], values[1::2], strict=True)
-            return self._join([self._bf16_pair(low, high) for low, high in pairs])
-        return self._join([self._bf16(value) for value in values])
+        if len(values) % 2:
+            return self._join([self._bf16(value) for value in values])
+        pairs = zip(values[::2], values[1::2], strict=True)
+        return self._join([self._bf16_pair(low, high) for low, high in pairs])
 
     def _bf16_pair(self, low: Any, high: Any) -> Any:
+        """Round two numbers into one 32-bit word."""
+        if self.target.cc < 80:
+            upper = self.builder.zext(self._bf16(high), I32)
+            lower = self.builder.zext(self._bf16(low), I32)
+            return self.builder.or_(lower, self.builder.shl(upper, I32(16)))
         kind = ir.FunctionType(I32, [self.type, self.type])
         text = "cvt.rn.bf16x2.f32 $0, $1, $2;"
         return self.builder.asm(kind, text, "=r,f,f", [high, low], False)

@@ -70,8 +70,10 @@ def specs() -> list[Spec]:
 
 
 def families() -> list[Spec]:
-    """List one kernel of every family and element kind that it has a tile for."""
-    found: dict[tuple[str, str, bool], Spec] = {}
+    """List one kernel of every family, and of forward tiles one of each form."""
+    found: dict[tuple[str, bool, bool], Spec] = {}
     for spec in specs():
-        found.setdefault((spec.family, spec.kind, spec.chunk > 1), spec)
+        half = spec.family == "forward_tile" and spec.kind == "bf16"
+        if half or spec.kind == "f32":
+            found.setdefault((spec.family, spec.chunk > 1, half), spec)
     return list(found.values())
