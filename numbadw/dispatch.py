@@ -35,21 +35,44 @@ class BackendUnavailableError(RuntimeError):
     """The CUDA backend was asked for and cannot be used; the message says why."""
 
 
+@functools.cache
 def require_cuda() -> None:
-    """Raise the error that says why the CUDA backend cannot be used."""
-    msg = (
-        "backend='cuda' is not available: this version of numbadw has no CUDA kernels; "
-        "use backend='cpu' or 'auto' with NumPy arrays"
-    )
-    raise BackendUnavailableError(msg)
+    """Raise the error that says why the CUDA backend cannot be used, if it cannot."""
+    from numbadw.cuda import device
+
+    reason = device.problem()
+    if reason:
+        msg = (
+            f"backend='cuda' is not available: {reason}; use backend='cpu' or 'auto' "
+            "with NumPy arrays"
+        )
+        raise BackendUnavailableError(msg)
 
 
 def choose_backend(backend: object, array: object) -> str:
-    """Give the backend (`cpu` or `reference`) of a call that this array leads."""
+    """Give the backend (`cpu`, `cuda`, `reference`) of a call that this array leads."""
     name = checks.backend(backend)
     if name == "cuda" or (name == "auto" and checks.is_device_array(array)):
         require_cuda()
+        return "cuda"
     return "cpu" if name == "auto" else name
+
+
+def without_cuda(target: str, what: str) -> str:
+    """Return the target of a call that has no CUDA kernels, or raise on "cuda"."""
+    if target == "cuda":
+        msg = f"there are no CUDA kernels for {what}; use NumPy arrays, backend='cpu'"
+        raise BackendUnavailableError(msg)
+    return target
+
+
+def on_device(backend: object, array: object) -> bool:
+    """Tell whether a call takes its arrays where they lie, on a CUDA device."""
+    return (
+        checks.is_device_array(array)
+        and checks.backend(backend) in ("auto", "cuda")
+        and choose_backend(backend, array) == "cuda"
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -63,15 +86,24 @@ def bind_forward(
     activation: str,
     parameter: float,
 ) -> Run:
-    """Return the run of one forward problem on a backend (`cpu` or `reference`)."""
+    """Return the run of one forward problem on a backend, for NumPy arrays."""
     if _takes_reference(backend, geometry):
         from numbadw.reference import forward
 
-        kind = (geometry.input_shape, x_strides), (geometry.output_shape, o_strides)
-        return _bind_reference(forward, geometry, dtype, kind, activation, parameter)
-    from numbadw.cpu import bind_forward as bind
-
-    return bind(geometry, dtype, x_strides, o_strides, activation, parameter)
+        return _bind_reference(
+            forward,
+            geometry,
+            dtype,
+            x_strides,
+            o_strides,
+            (activation, parameter),
+        )
+    if backend == "cuda":
+        from numbadw.cuda import backend as target
+    else:
+        from numbadw import cpu as target  # type: ignore[no-redef]
+    strides = x_strides, o_strides
+    return target.bind_forward(geometry, dtype, *strides, activation, parameter)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -87,7 +119,7 @@ def bind_gradients(
     parameter: float,
     wanted: str,
 ) -> GradientRun:
-    """Return the run of one backward problem on a backend (`cpu` or `reference`).
+    """Return the run of one backward problem on a backend, for NumPy arrays.
 
     `wanted` is "input" (writes x_grad), "kernel" (w_grad, and b_grad unless it is
     None) or "both" (all three).  `x_strides` is None where the run reads no inputs,
@@ -99,6 +131,10 @@ def bind_gradients(
         from numbadw.reference import gradients
 
         return _bind_reference_gradients(gradients, geometry, activation, parameter)
+    if backend == "cuda":
+        from numbadw.cuda import backend as cuda
+
+        return cuda.bind_gradients(geometry, dtype, activation, parameter, wanted)
     from numbadw.cpu import bind_gradients as bind
 
     return bind(
@@ -128,8 +164,14 @@ def bind_pointwise(
     if _takes_reference(backend, geometry):
         from numbadw.reference import pointwise
 
-        kind = (geometry.input_shape, x_strides), (geometry.output_shape, o_strides)
-        return _bind_reference(pointwise, geometry, dtype, kind, activation, parameter)
+        return _bind_reference(
+            pointwise,
+            geometry,
+            dtype,
+            x_strides,
+            o_strides,
+            (activation, parameter),
+        )
     from numbadw.cpu import bind_pointwise as bind
 
     return bind(geometry, dtype, x_strides, o_strides, activation, parameter)
@@ -212,10 +254,29 @@ def _bind_reference(
     forward: Callable[..., None],
     geometry: Geometry | PixelGeometry,
     dtype: np.dtype[Any],
-    kind: Any,
-    activation: str,
-    parameter: float,
+    x_strides: tuple[int, ...],
+    o_strides: tuple[int, ...],
+    activation: tuple[str, float],
 ) -> Run:
+    def work(x: Any, w: Any, b: Any, out: Any) -> None:
+        forward(x, w, b, *activation, geometry, out)
+
+    return checked_run(geometry, dtype, x_strides, o_strides, work)
+
+
+def checked_run(
+    geometry: Geometry | PixelGeometry,
+    dtype: np.dtype[Any],
+    x_strides: tuple[int, ...],
+    o_strides: tuple[int, ...],
+    work: Callable[[Any, Any, Any, Any], None],
+) -> Run:
+    """Make a run that checks as asked and then does `work(inputs, kernel, bias, out)`.
+
+    The CPU's own run does the same checks in compiled code.
+    """
+    kind = (geometry.input_shape, x_strides), (geometry.output_shape, o_strides)
+
     def run(x: Any, w: Any, b: Any, out: Any, check: int) -> int:
         if check == ARRAYS and (
             (x.shape, x.strides) != kind[0]
@@ -228,7 +289,7 @@ def _bind_reference(
         inputs = [array for array in (x, w, b) if array is not None]
         if check and any(np.may_share_memory(out, array) for array in inputs):
             return OVERLAPS
-        forward(x, w, b, activation, parameter, geometry, out)
+        work(x, w, b, out)
         return DONE
 
     return run

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from numbadw.dispatch import (
     bind_forward,
     bind_gradients,
     choose_backend,
+    on_device,
+    without_cuda,
 )
 from numbadw.geometry import Geometry, make_geometry
 from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
@@ -114,8 +116,8 @@ def depthwise_conv2d(
         Where to write: exactly the result's shape and dtype, writable, apart from
         every input.
     backend : {"auto", "cpu", "cuda", "reference"}, default "auto"
-        "auto" is the CPU for NumPy arrays; "reference" is plain NumPy, slow and
-        obvious.
+        "auto" is the GPU for arrays that lie on one, the CPU for NumPy arrays, which
+        "cuda" copies there and back; "reference" is plain NumPy, slow and obvious.
 
     Returns
     -------
@@ -205,6 +207,10 @@ def convolve(
             if status:
                 _settle(status, run, inputs, kernel, bias, out)
             return out
+    if on_device(options[5], inputs):
+        functions = device_functions(rank)
+        result = functions.forward(inputs, kernel, bias, options[:5], out)
+        return cast(Array, result)
     run, shape, x, w, b, o = _check(rank, inputs, kernel, bias, out, options)
     result = aligned_empty(shape, x.dtype) if o is None else o
     run(x, w, b, result, NOTHING)
@@ -222,13 +228,30 @@ def prepare(
 
     What is returned serves inputs and out of the same shapes, strides and dtypes
     as those given here; kernel and bias are read in place at each call, so they must be
-    C-contiguous and of the inputs' dtype.
+    C-contiguous and of the inputs' dtype.  For arrays on a CUDA device it is the call
+    itself, which keeps its own plans.
     """
+    if on_device(options[5], inputs):
+        functions = device_functions(rank)
+
+        def call(x: Any, target: Any) -> Any:
+            return functions.forward(x, kernel, bias, options[:5], target)
+
+        return cast(Prepared, call)
     run, shape, x, w, b, _ = _check(rank, inputs, kernel, bias, out, options)
     if x.dtype != inputs.dtype or not (as_given(kernel, w) and as_given(bias, b)):
         msg = "a prepared call needs native, C-contiguous arrays of one dtype"
         raise ValueError(msg)
     return Prepared(run, kernel, bias, shape, x.dtype)
+
+
+def device_functions(rank: Rank) -> Any:
+    """Return the functions on device arrays, which are those of images alone."""
+    if rank.ndim != IMAGES.ndim:
+        without_cuda("cuda", "sequences on a CUDA device")
+    from numbadw.cuda import functions
+
+    return functions
 
 
 class Prepared:

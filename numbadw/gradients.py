@@ -7,14 +7,14 @@ the kernel (and the bias), or for all of them.
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from numbadw import activations, checks
+from numbadw import activations, checks, dispatch
 from numbadw.dispatch import GradientRun, choose_backend
-from numbadw.functional import IMAGES, Options, Rank
+from numbadw.functional import IMAGES, Options, Rank, device_functions
 from numbadw.geometry import Geometry
 from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
 
@@ -272,6 +272,9 @@ def gradients(
     `wanted` is as in `dispatch.bind_gradients`; `shape` is that of the gradient where
     no array tells it.  All are those of images; sequences have one row.
     """
+    if dispatch.on_device(options[5], given[3] if wanted == "input" else given[0]):
+        functions = device_functions(rank)
+        return cast(Results, functions.gradients(wanted, given, shape, options[:5]))
     key = _key(rank, wanted, given, shape, options)
     call = None if key is None else _CALLS.get(key)
     arrays = given

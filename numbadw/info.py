@@ -13,6 +13,7 @@ from numba import config as numba_config
 
 import numbadw
 from numbadw import activations, checks, jit, threads
+from numbadw.cuda import device
 from numbadw.dispatch import bind_forward, bind_gradients, require_cuda
 from numbadw.geometry import Geometry, make_geometry
 from numbadw.memory import dense_strides
@@ -66,7 +67,7 @@ def config() -> dict[str, str]:
         "threads": f"{threads.get_num_threads()} of {threads.state.allowed} allowed",
         "threading layer": _threading_layer(),
         "cache folder": str(folder) if folder else "none (nothing is kept)",
-        "CUDA devices": "none (this version has no CUDA kernels)",
+        "CUDA devices": device.describe(),
         "numbadw": numbadw.__version__,
         "python": platform.python_version(),
     }
@@ -142,9 +143,11 @@ def warmup(
     target = checks.backend(backend)
     if target == "cuda":
         require_cuda()
+        from numbadw.cuda.backend import warm
     if target == "reference" or numba_config.DISABLE_JIT:
         return
-    _compile_drivers(gradients)
+    if target != "cuda":
+        _compile_drivers(gradients)
     # Gray, RGB and many channels, small and large: one of each feed.
     for c in (1, 3, 4 * jit.target().vector_bytes // kind.itemsize):
         for side in (8, 256):
@@ -152,7 +155,10 @@ def warmup(
             shape = (1, c, h, w) if first else (1, h, w, c)
             taps = (kh, kw, c, m)
             geometry = make_geometry(shape, taps, pair, "same", dilation, first)
-            _compile_kernels(geometry, kind, (name, parameter), gradients)
+            if target == "cuda":
+                warm(geometry, kind, (name, parameter), gradients)
+            else:
+                _compile_kernels(geometry, kind, (name, parameter), gradients)
 
 
 def _compile_drivers(gradients: bool) -> None:

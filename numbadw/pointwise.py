@@ -20,6 +20,7 @@ from numbadw.dispatch import (
     bind_pointwise,
     bind_pointwise_gradients,
     choose_backend,
+    without_cuda,
 )
 from numbadw.memory import (
     SMALL_BYTES,
@@ -129,7 +130,7 @@ def _check(
     backend: Any,
 ) -> tuple[Call, tuple[Array, Array, Array | None]]:
     """Turn the user's arguments into a bound run and the arrays it takes."""
-    target = choose_backend(backend, inputs)
+    target = without_cuda(choose_backend(backend, inputs), "pointwise convolution")
     first = checks.data_format(data_format)
     name, parameter = activations.resolve(activation)
     x = checks.input_array(inputs, "inputs")
@@ -200,7 +201,7 @@ def pointwise_conv2d_grad(
     >>> [g.shape for g in ndw.pointwise_conv2d_grad(x, kernel, grad)]
     [(1, 4, 4, 8), (8, 3), (3,)]
     """
-    target = choose_backend(backend, inputs)
+    target = without_cuda(choose_backend(backend, inputs), "pointwise convolution")
     first = checks.data_format(data_format)
     name, parameter = activations.resolve(activation)
     x = checks.input_array(inputs, "inputs")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from numbadw import activations, checks
 from numbadw.calls import Calls
-from numbadw.dispatch import SeparableRun, bind_separable, choose_backend
+from numbadw.dispatch import SeparableRun, bind_separable, choose_backend, without_cuda
 from numbadw.functional import depthwise_conv2d
 from numbadw.geometry import make_geometry
 from numbadw.gradients import depthwise_conv2d_grad
@@ -163,7 +163,7 @@ def _bind(
 ) -> tuple[_Call, Arrays]:
     """Turn the user's arguments into a bound run and the arrays it takes."""
     strides, padding, dilation_rate, first, second, data_format, backend = options
-    target = choose_backend(backend, given[0])
+    target = without_cuda(choose_backend(backend, given[0]), "separable convolution")
     channels_first = checks.data_format(data_format)
     steps = checks.pair(strides, "strides"), checks.pair(dilation_rate, "dilation_rate")
     pads = checks.padding(padding)

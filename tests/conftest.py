@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from numbadw.cuda import device
+
 
 @pytest.fixture
 def rng():
@@ -16,5 +18,7 @@ def rng():
 def backend(request):
     """Run a test on every backend that can run here."""
     if request.param == "cuda":
-        pytest.skip("this version of numbadw has no CUDA kernels")
+        reason = device.problem()
+        if reason:
+            pytest.skip(reason)
     return request.param
