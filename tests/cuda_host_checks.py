@@ -252,6 +252,20 @@ def test_wrong_device_arrays_are_refused(rng, tensors, monkeypatch):
     assert number(there) == 0
 
 
+def test_the_callers_device_stays_its_own(rng, tensors):
+    case = Case(8, 9, 4)
+    x, w, b, g = draw(case, rng)
+    there, grad = tensors(x), tensors(g)
+    bindings = device.driver()
+    device.check(bindings.cuCtxSetCurrent(2))  # the stub's context of device 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays, "_number", lambda array: 0)
+        ndw.depthwise_conv2d(there, w, b, **case.options)
+        ndw.depthwise_conv2d_grad(there, w, grad, activation="relu", **case.options)
+    assert device.current() == 1
+    device.check(bindings.cuCtxSetCurrent(1))
+
+
 def test_torchs_channels_last_is_no_copy(rng, monkeypatch):
     """A tensor of PyTorch's kind: NCHW by shape, NHWC by strides."""
     case = Case(8, 9, 8, first=True)

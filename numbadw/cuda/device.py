@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 INSTALL = "pip install 'numbadw[cuda13]' (or cuda12)"
@@ -82,6 +84,19 @@ def device(number: int) -> Any:
         found = Device(number)
         found.set_current()
     return found
+
+
+@contextmanager
+def using(number: int) -> Iterator[None]:
+    """Make a device the calling thread's, and put its own back afterwards."""
+    bindings = driver()
+    before = check(bindings.cuCtxGetCurrent())
+    device(number).set_current()
+    try:
+        yield
+    finally:
+        if int(before):
+            check(bindings.cuCtxSetCurrent(before))
 
 
 def capability(number: int) -> int:

@@ -55,12 +55,12 @@ class Upload:
     """A NumPy array's copy on a device, in the device's own memory."""
 
     def __init__(self, data: bytes, number: int) -> None:
-        device.device(number).set_current()
         self._driver = device.driver()
         size = len(data)
-        self.address = int(device.check(self._driver.cuMemAlloc(size)))
-        # Synchronous, so every stream finds it.
-        device.check(self._driver.cuMemcpyHtoD(self.address, data, size))
+        with device.using(number):
+            self.address = int(device.check(self._driver.cuMemAlloc(size)))
+            # Synchronous, so every stream finds it.
+            device.check(self._driver.cuMemcpyHtoD(self.address, data, size))
 
     def __del__(self) -> None:
         # Waits for the device: no kernel that reads it is left.
@@ -173,8 +173,8 @@ def forward(inputs: Any, kernel: Any, bias: Any, given: Any, out: Any) -> Any:
     activation = options.activation, options.parameter
     bound = _forward_plan(problem, x.strides, o.strides, activation, x.number)
     places = {"x": x.address, "w": w, "b": b, "o": o.address}
-    device.device(x.number).set_current()
-    bound(places, stream(arrays.current_stream(inputs)))
+    with device.using(x.number):
+        bound(places, stream(arrays.current_stream(inputs)))
     return result
 
 
@@ -253,13 +253,13 @@ def _launch_gradients(
     strides = None if x is None else x.strides, g.strides, x_grad
     activation = options.activation, options.parameter
     bound, inner = _backward_plan(problem, strides, activation, wanted, g.number)
-    here = device.device(g.number)
-    here.set_current()
-    on = stream(arrays.current_stream(leader))
-    buffer = None
-    if inner:
-        buffer = here.memory_resource.allocate(inner, stream=on)
-        places["inner"] = int(buffer.handle)
-    bound(places, on)
-    if buffer is not None:
-        buffer.close(on)
+    with device.using(g.number):
+        on = stream(arrays.current_stream(leader))
+        buffer = None
+        if inner:
+            pool = device.device(g.number).memory_resource
+            buffer = pool.allocate(inner, stream=on)
+            places["inner"] = int(buffer.handle)
+        bound(places, on)
+        if buffer is not None:
+            buffer.close(on)

@@ -124,8 +124,7 @@ def _in_chunks(
     def run(source: Array, target: Array, weights: Mapping[str, Array]) -> None:
         here = machine(number)
         images = max(source[:1].nbytes, target[:1].nbytes)
-        with here.lock:
-            device.device(number).set_current()
+        with here.lock, device.using(number):
             first = here.slots[0]
             buffers, addresses = _send_all(here, first, weights)
             # The other slot's stream must find the weights, too.
@@ -219,8 +218,7 @@ def make_gradients(
 
     def run(given: Mapping[str, Array], results: Mapping[str, Array]) -> None:
         here = machine(number)
-        with here.lock:
-            device.device(number).set_current()
+        with here.lock, device.using(number):
             slot = here.slots[0]
             buffers, addresses = _send_all(here, slot, given)
             sizes = {name: array.nbytes for name, array in results.items()}

@@ -19,9 +19,9 @@ def _kernel(spec: Spec, number: int) -> Any:
     """Compile a kernel, or find it in the cache, and load it onto a device."""
     from cuda.core import ObjectCode
 
-    device.device(number).set_current()
-    code, symbol = compiler.cubin(spec, device.capability(number))
-    return ObjectCode.from_cubin(code).get_kernel(symbol)
+    with device.using(number):
+        code, symbol = compiler.cubin(spec, device.capability(number))
+        return ObjectCode.from_cubin(code).get_kernel(symbol)
 
 
 @functools.lru_cache(maxsize=256)
