@@ -16,6 +16,7 @@ INSTALL = "pip install 'numbadw[cuda13]' (or cuda12)"
 _LOCK = threading.Lock()
 
 
+@functools.cache
 def driver() -> Any:
     """Return the driver's bindings."""
     return importlib.import_module("cuda.bindings.driver")

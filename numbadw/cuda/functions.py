@@ -51,6 +51,28 @@ class Options(NamedTuple):
         return make_geometry(x, w, self.strides, self.padding, self.dilation, first)
 
 
+# Options that are their own key: True == 1, and a pair may hide one.
+_SIMPLE = {int, str, type(None)}
+
+
+def _settled(
+    given: tuple[Any, ...], x: tuple[int, ...], w: tuple[int, ...]
+) -> tuple[Options, Geometry]:
+    """Check options and shapes; those seen before are looked up."""
+    if {*map(type, given)} <= _SIMPLE:
+        return _seen(given, x, w)
+    options = Options.of(given)
+    return options, options.geometry(x, w)
+
+
+@functools.lru_cache(maxsize=4096)
+def _seen(
+    given: tuple[Any, ...], x: tuple[int, ...], w: tuple[int, ...]
+) -> tuple[Options, Geometry]:
+    options = Options.of(given)
+    return options, options.geometry(x, w)
+
+
 class Upload:
     """A NumPy array's copy on a device, in the device's own memory."""
 
@@ -148,30 +170,31 @@ def _extent(seen: View) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=4096)
 def _forward_plan(
-    problem: plan.Problem,
-    x: tuple[int, ...],
+    options: Options,
+    x: View,
+    w: tuple[int, ...],
     o: tuple[int, ...],
-    activation: tuple[str, float],
-    number: int,
+    align: int,
 ) -> Bound:
-    launches = plan.forward(problem, x, o, activation[0])
-    return Bound(launches, number, activation[1])
+    """Plan for inputs like `x`, whatever its address; the key is cheap to hash."""
+    problem = plan.Problem(options.geometry(x.shape, w), x.kind, align)
+    launches = plan.forward(problem, x.strides, o, options.activation)
+    return Bound(launches, x.number, options.parameter)
 
 
 def forward(inputs: Any, kernel: Any, bias: Any, given: Any, out: Any) -> Any:
     """Run `depthwise_conv2d` on device arrays; `given` as `Options.of` takes it."""
-    options = Options.of(given)
     x = arrays.view(inputs, "inputs")
     w, w_shape, _ = _weights(kernel, "kernel", x, None, 4)
-    geometry = options.geometry(x.shape, w_shape)
+    options, geometry = _settled(given, x.shape, w_shape)
     b, _, _ = _weights(bias, "bias", x, (geometry.out_channels,), 1)
     result = _target(out, inputs, geometry.output_shape, (x,))
     o = arrays.view(result, "out")
     if 0 in o.shape:
         return result
-    problem = plan.Problem(geometry, x.kind, _align(x.address, w, b, o.address))
-    activation = options.activation, options.parameter
-    bound = _forward_plan(problem, x.strides, o.strides, activation, x.number)
+    align = _align(x.address, w, b, o.address)
+    nameless = x._replace(address=0)
+    bound = _forward_plan(options, nameless, w_shape, o.strides, align)
     places = {"x": x.address, "w": w, "b": b, "o": o.address}
     with device.using(x.number):
         bound(places, stream(arrays.current_stream(inputs)))
@@ -198,7 +221,6 @@ def gradients(
 ) -> tuple[Any, Any, Any]:
     """Run the gradients on device arrays; the arguments are those of `gradients`."""
     inputs, kernel, bias, grad, out = given
-    known = Options.of(options)
     leader = grad if wanted == "input" else inputs
     like = arrays.view(leader, "grad" if wanted == "input" else "inputs")
     g = arrays.view(grad, "grad")
@@ -211,7 +233,7 @@ def gradients(
         sizes = checks.shape(shape, f"{wanted}_shape", axes, int(wanted == "kernel"))
         x_shape = sizes if wanted == "input" else x_shape
         w_shape = sizes if wanted == "kernel" else w_shape
-    geometry = known.geometry(x_shape, w_shape)
+    known, geometry = _settled(options, x_shape, w_shape)
     if g.shape != geometry.output_shape:
         raise ValueError(
             f"grad must have the output's shape {geometry.output_shape}, got {g.shape}"

@@ -39,13 +39,14 @@ class Bound:
     come from the plan.
     """
 
-    __slots__ = ("_number", "_parts", "_steps")
+    __slots__ = ("_launch", "_number", "_parts", "_steps")
 
     def __init__(
         self, launches: Sequence[Launch], number: int, slope: float, parts: int = 0
     ) -> None:
-        from cuda.core import LaunchConfig
+        from cuda.core import LaunchConfig, launch
 
+        self._launch = launch
         self._number = number
         self._parts = parts
         self._steps = []
@@ -58,8 +59,6 @@ class Bound:
 
     def __call__(self, addresses: Mapping[str, int], on: Any) -> None:
         """Launch on a stream; addresses of arrays that are not given are 0."""
-        from cuda.core import launch
-
         parts = None
         if self._parts:
             pool = device.device(self._number).memory_resource
@@ -70,6 +69,6 @@ class Bound:
             for name, offset in arrays:
                 base = addresses.get(name, 0)
                 places.append(base + offset if base else 0)
-            launch(on, config, kernel, *places, *numbers)
+            self._launch(on, config, kernel, *places, *numbers)
         if parts is not None:
             parts.close(on)
