@@ -6,6 +6,7 @@ results like its own and names its current stream.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ import numpy as np
 
 from numbadw.cuda import device
 
+# By PyTorch's names, and as __cuda_array_interface__ writes them.
 _KINDS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
+_KINDS |= {"<f4": "f32", "<f8": "f64", "<f2": "f16"}
 # Streams as __cuda_array_interface__ numbers them; None: nothing to wait for.
 _LEGACY = 1
 
@@ -30,14 +33,19 @@ class View(NamedTuple):
 
 def library(array: Any) -> str:
     """Name the library of a device array: torch, cupy or numba."""
-    name = type(array).__module__.partition(".")[0]
+    return _library(type(array))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _library(kind: type) -> str:
+    name = kind.__module__.partition(".")[0]
     if name in ("torch", "cupy"):
         return name
-    if getattr(array, "__cuda_ndarray__", False):
+    if getattr(kind, "__cuda_ndarray__", False):
         return "numba"
     raise TypeError(
         "device arrays must be PyTorch tensors, CuPy arrays or Numba device arrays, "
-        f"got a {type(array).__module__}.{type(array).__qualname__}"
+        f"got a {kind.__module__}.{kind.__qualname__}"
     )
 
 
@@ -50,11 +58,11 @@ def view(array: Any, name: str) -> View:
         place = array.data_ptr(), tuple(array.shape), strides
         number = array.device.index
     else:
-        dtype = np.dtype(array.dtype).name
         facts = array.__cuda_array_interface__
+        dtype = facts["typestr"]
         shape, strides = tuple(facts["shape"]), facts.get("strides")
         if strides is None:
-            strides = _dense(shape, np.dtype(array.dtype).itemsize)
+            strides = _dense(shape, np.dtype(dtype).itemsize)
         place = facts["data"][0], shape, tuple(strides)
         number = _number(array)
     if dtype not in _KINDS:
