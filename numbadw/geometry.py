@@ -5,6 +5,8 @@ from typing import Literal, overload
 
 PadPair = tuple[int, int]
 PadMode = Literal["same", "valid", "causal"]
+# Strides and dilation up to this are taken as given, whatever the image's size.
+USUAL_STEP = 256
 AxisPadding = PadMode | PadPair
 Padding = PadMode | tuple[AxisPadding, AxisPadding]
 
@@ -25,7 +27,7 @@ class Geometry:
         Depth multiplier: outputs per input channel.
     kh, kw, sh, sw, dh, dw : int
         Kernel size, strides and dilation, each vertical then horizontal; strides and
-        dilation are at most the padded image's size.
+        dilation are at most the padded image's size or 256.
     pt, pb, pl, pr : int
         Padding at the top, bottom, left and right.
     oh, ow : int
@@ -204,9 +206,10 @@ def make_geometry(
             f"{shapes}, with strides {strides}, padding {padding!r} and dilation_rate "
             f"{dilation_rate} in layout {layout}"
         )
-    # A step beyond the padded image leads nowhere, and plans grow with strides.
-    sh, dh = (min(step, h + pt + pb) for step in (sh, dh))
-    sw, dw = (min(step, w + pl + pr) for step in (sw, dw))
+    # A step beyond the padded image leads nowhere, and plans grow with strides; usual
+    # ones stay, as code is compiled for them.
+    sh, dh = (min(step, max(h + pt + pb, USUAL_STEP)) for step in (sh, dh))
+    sw, dw = (min(step, max(w + pl + pr, USUAL_STEP)) for step in (sw, dw))
     return Geometry(
         n, h, w, c, m, kh, kw, sh, sw, dh, dw, pt, pb, pl, pr, oh, ow, channels_first
     )

@@ -269,21 +269,21 @@ def gradients(
 ) -> Results:
     """Return the gradients at inputs, kernel and bias, None where not wanted.
 
-    `wanted` is as in `dispatch.bind_gradients`; `shape` is that of the gradient where
-    no array tells it.  All are those of images; sequences have one row.
+    `wanted` is as in `dispatch.bind_gradients`, `shape` that of the gradient where no
+    array tells it; all are those of images, and sequences have one row.
     """
     if dispatch.on_device(options[5], given[3] if wanted == "input" else given[0]):
-        functions = device_functions(rank)
-        return cast(Results, functions.gradients(wanted, given, shape, options[:5]))
+        device = device_functions(rank)
+        return cast(Results, device.gradients(wanted, given, shape, options[:5]))
     key = _key(rank, wanted, given, shape, options)
     call = None if key is None else _CALLS.get(key)
     arrays = given
     if call is None:
         call, arrays = _check(rank, wanted, given, shape, options)
+        if len(_CALLS) >= _MOST_CALLS:
+            _CALLS.clear()
         # Only calls that need no conversion are known by their key.
         if key is not None and all(map(operator.is_, given, arrays)):
-            if len(_CALLS) >= _MOST_CALLS:
-                _CALLS.clear()
             _CALLS[key] = call
     elif given[4] is not None:
         _check_out(given, given[4].shape, call.dtype)
@@ -292,8 +292,7 @@ def gradients(
 
 def _run(wanted: str, call: _Call, arrays: Arrays) -> Results:
     """Run a checked call, into new arrays where there is no out."""
-    x, w, b, g, out = arrays
-    run, geometry, dtype = call
+    (x, w, b, g, out), (run, geometry, dtype) = arrays, call
     if wanted == "input":
         x_grad = out
         if out is None:
