@@ -1,6 +1,7 @@
-"""The public gradients: check, look the plan up, run, as in `functional`.
+"""The public gradients: check, look the plan up, run.
 
-The functions are one, `gradients`, that is asked for the gradient at the inputs, at
+As in `functional`, a call whose arguments were seen before costs one look-up.  The
+three functions are one, `gradients`, that is asked for the gradient at the inputs, at
 the kernel (and the bias), or for all of them.
 """
 
@@ -37,7 +38,6 @@ class _Call(NamedTuple):
 _CALLS: dict[Any, _Call] = {}
 _MOST_CALLS = 4096
 _SIMPLE = (str, int)  # paddings that are their own key
-_INT = {int}
 # The shape that no array tells: argument, axes and least size.
 _SHAPES = {
     "input": ("input_shape", "(N, H, W, C) or (N, C, H, W)", 0),
@@ -333,7 +333,7 @@ def _key(rank: Rank, wanted: str, arrays: Arrays, shape: Any, options: Options) 
         strides = rank.steps(strides, "strides")
         dilation_rate = rank.steps(dilation_rate, "dilation_rate")
         padding = rank.padding(padding)
-    if shape is not None and not (type(shape) is tuple and {*map(type, shape)} == _INT):
+    if shape is not None and (type(shape) is not tuple or {*map(type, shape)} != {int}):
         shape = checks.shape(shape, *_SHAPES[wanted])
     return (
         wanted,
@@ -376,13 +376,11 @@ def _check(
     geometry = rank.geometry(x_shape, w_shape, steps[0], pads, steps[1], channels_first)
     b = checks.bias_array(bias, geometry.out_channels, dtype)
     g = checks.grad_array(grad, geometry, dtype, rank.ndim)
-    o = None
-    if out is not None:
-        o = _check_out(given, w_shape if wanted == "kernel" else x_shape, dtype)
-    else:
-        require(w_shape if wanted == "kernel" else x_shape, dtype)
-    dense = dense_strides(x_shape, dtype.itemsize)
-    x_grad_strides = dense if o is None else o.strides
+    size = w_shape if wanted == "kernel" else x_shape
+    o = None if out is None else _check_out(given, size, dtype)
+    if out is None:
+        require(size, dtype)
+    x_grad_strides = dense_strides(x_shape, dtype.itemsize) if o is None else o.strides
     run = rank.bind_gradients(
         target,
         geometry,
