@@ -40,7 +40,7 @@ class Network:
 
     def __init__(self, steps, weights, backend="auto"):
         self.steps, self.weights, self.backend = steps, weights, backend
-        self.padded = np.zeros((0,), np.float32)
+        self.padded = self.patches = np.zeros((0,), np.float32)
 
     def __call__(self, pixels):
         """Run all steps."""
@@ -69,6 +69,7 @@ class Network:
         top, left = (1, 1) if step.padding == 1 else (h % 2, w % 2)
         if self.padded.shape != (n, h + 2, 3 * (w + 2)):
             self.padded = np.zeros((n, h + 2, 3 * (w + 2)), np.float32)
+            self.patches = np.empty((n, oh, ow, 27), np.float32)
         # Whole rows at once: NumPy is slow where the last axis has three numbers.
         inside = self.padded[:, top : top + h, 3 * left : 3 * (left + w)]
         scale, offset = (
@@ -80,8 +81,8 @@ class Network:
         image, row, _ = self.padded.strides
         strides = image, 2 * row, 24, row
         windows = np.ndarray((n, oh, ow, 3), "V36", self.padded, strides=strides)
-        patches = np.ascontiguousarray(windows).view(np.float32).reshape(n, oh, ow, 27)
-        return self.pointwise(step, patches, pair)
+        np.copyto(self.patches.view("V36"), windows)
+        return self.pointwise(step, self.patches, pair)
 
     def pointwise(self, step, x, pair):
         """Mix the channels of every pixel."""
@@ -118,9 +119,13 @@ class Network:
         scores = ndw.pointwise_conv2d(
             means(x)[:, None, None, :], *first, activation="silu", backend=self.backend
         )
-        x *= ndw.pointwise_conv2d(
+        scores = ndw.pointwise_conv2d(
             scores, *second, activation="sigmoid", backend=self.backend
         )
+        # Rows of w * c numbers, as in `means`: NumPy's loops run along one axis.
+        n, h, w, c = x.shape
+        rows = x.reshape(n, h, w * c)
+        rows *= np.tile(scores.reshape(n, 1, c), (1, 1, w))
         return x
 
     def head(self, step, x, pair):
@@ -131,7 +136,8 @@ class Network:
 def means(x):
     """Return the mean of every channel, (N, C)."""
     n, h, w, c = x.shape
-    return np.add.reduce(x.reshape(n, h * w, c), axis=1) / np.float32(h * w)
+    rows = np.add.reduce(x.reshape(n, h, w * c), axis=1).reshape(n, w, c)
+    return np.add.reduce(rows, axis=1) / np.float32(h * w)
 
 
 def read_photo(path, size):
