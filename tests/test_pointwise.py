@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import numbadw as ndw
 from numbadw import jit
-from numbadw.cpu.plan_pointwise import HEIGHTS, choose_tile
+from numbadw.cpu.plan_pointwise import HEIGHTS, choose_tiles
 from numbadw.cpu.pointwise import DEPTH
 
 LANES = jit.target().vector_bytes // 4
@@ -251,10 +251,10 @@ def test_an_out_that_overlaps(rng):
 
 
 def test_tiles_waste_least():
-    widths = {choose_tile(n * LANES, "f32", "linear", False).width for n in (1, 2)}
+    widths = {choose_tiles(n * LANES, "f32", "linear")[0].width for n in (1, 2)}
     assert widths == {1, 2}
     for columns in range(1, 40 * LANES, 7):
-        tile = choose_tile(columns, "f32", "linear", False)
+        tile = choose_tiles(columns, "f32", "linear")[0]
         vectors = -(-columns // LANES)
         panels = -(-vectors // tile.width)
         assert panels == -(-vectors // max(HEIGHT))

@@ -124,10 +124,10 @@ def product_of_gradients(
     )
 
 
-def choose_tile(columns: int, dtype: str, activation: str, single: bool) -> Tile:
-    """Return the tile: as many equal vectors as cover the columns with least waste.
+def choose_tiles(columns: int, dtype: str, activation: str) -> tuple[Tile, Tile]:
+    """Return the tiles of many rows and of one.
 
-    `single` takes one row at a time, for products that have only one.
+    They have as many equal vectors as cover the columns with least waste.
     """
     target = jit.target()
     heights = HEIGHTS[32 if target.registers >= 32 else 16]
@@ -135,8 +135,11 @@ def choose_tile(columns: int, dtype: str, activation: str, single: bool) -> Tile
     vectors = -(-columns // lanes)
     panels = -(-vectors // max(heights))
     width = -(-vectors // panels)
-    shape = 1 if single else heights[width], 0, 0, 0, width, 1, False, True
-    return Tile("multiply", dtype, lanes, *shape, activation)
+    shape = 0, 0, 0, width, 1, False, True, activation
+    tall, single = (
+        Tile("multiply", dtype, lanes, height, *shape) for height in (heights[width], 1)
+    )
+    return tall, single
 
 
 def plan_product(
@@ -146,16 +149,16 @@ def plan_product(
     parameter: float = 0.0,
     checks: dict[str, int] | None = None,
     sizes: Table | None = None,
-    single: bool = False,
     alone: bool = False,
 ) -> Plan:
     """Plan a product; `checks` and `sizes` are what a launch from Python looks at.
 
-    `single` is for products of one row, `alone` for those that one thread runs.
+    `alone` is for those that one thread runs.
     """
     itemsize = dtype.itemsize
     name = "f32" if itemsize == 4 else "f64"
-    tile = choose_tile(p.columns, name, activation, single)
+    tiles = choose_tiles(p.columns, name, activation)
+    tile = tiles[0]
     width = tile.width * tile.lanes
     panels = -(-p.columns // width)
     outer = 1 if p.batched else p.images[0] * p.images[1]
@@ -189,7 +192,7 @@ def plan_product(
     tables = {"products": [tuple(record[key] for key in names)]}
     if sizes is not None:
         tables["sizes"] = sizes
-    return assemble("product", (tile,), outer * chunks * panels, fields, tables)
+    return assemble("product", tiles, outer * chunks * panels, fields, tables)
 
 
 def _chunk(p: Product, tile: Tile, cuts: int, itemsize: int) -> int:

@@ -26,7 +26,7 @@ from numbadw.cpu.caches import LINE
 from numbadw.cpu.kernel_grad import PARAMETER
 from numbadw.cpu.label import Tile
 from numbadw.cpu.multiply import multiply
-from numbadw.cpu.pack import pack_block, unpack_block
+from numbadw.cpu.pack import copy_rows, pack_block, unpack_block
 from numbadw.cpu.records import entry, get
 from numbadw.cpu.simd import BYTES
 
@@ -35,8 +35,9 @@ DEPTH = 256
 
 
 def make_product(tiles: list[Tile]) -> Callable[..., None]:
-    """Build the loops round one tile of products."""
-    label, dtype, lanes = tiles[0].label, tiles[0].dtype, tiles[0].lanes
+    """Build the loops round two tiles of products: of many rows, and of one."""
+    tall, single = (tile.label for tile in tiles)
+    dtype, lanes = tiles[0].dtype, tiles[0].lanes
     height, width = tiles[0].kh, tiles[0].width * tiles[0].lanes
     itemsize = BYTES[dtype]
     pitch = width * itemsize
@@ -57,7 +58,10 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
         )
         adds, block = get(here, "product.adds"), min(DEPTH, depth)
         room = (block + staged * chunk) * pitch + LINE
-        scratch = np.zeros(room, np.uint8)
+        scratch = np.empty(room, np.uint8)
+        if get(here, "product.columns") % lanes:
+            scratch[:] = 0  # lanes that no column has count as numbers, too
+        b_k, b_column = get(here, "product.b_k"), get(here, "product.b_column")
         panel = (scratch.ctypes.data + LINE - 1) & -LINE
         for item in range(first, last):
             column = (item % panels) * width
@@ -82,43 +86,47 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
                 a_at = x + bn * get(here, "product.a_n") + by * get(here, "product.a_h")
                 a_at += start * get(here, "product.a_row")
                 b_at = w + bn * get(here, "product.b_n") + by * get(here, "product.b_h")
-                b_at += column * get(here, "product.b_column")
+                b_at += column * b_column
+                # Whole rows of B that one tile reads need no packing.
+                plain = b_column == itemsize and columns == width
+                direct = plain and stop - start <= height
                 for k in range(0, depth, block):
                     many = min(block, depth - k)
-                    _pack_panel(
-                        b_at + k * get(here, "product.b_k"),
-                        (0, get(here, "product.b_k"), get(here, "product.b_column")),
-                        panel,
-                        pitch,
-                        (many, columns),
-                        dtype,
-                        lanes,
-                        itemsize,
-                    )
-                    for m in range(start, stop, height):
-                        skipped = m - start
-                        fields = (
-                            a_at
-                            + skipped * get(here, "product.a_row")
-                            + k * get(here, "product.a_k"),
+                    source = b_at + k * b_k
+                    if plain and not direct:
+                        fields = source, b_k, many, panel, pitch, columns
+                        copy_rows(fields, dtype, width)
+                    elif not plain:
+                        _pack_panel(
+                            source,
+                            (0, b_k, b_column),
                             panel,
-                            target + skipped * step,
-                            bias + skipped * bias_row if b else 0,
-                            g_at + skipped * get(here, "product.g_row"),
-                            get(here, "product.a_row"),
-                            get(here, "product.a_k"),
                             pitch,
-                            step,
-                            get(here, "product.g_row"),
-                            bias_row,
-                            min(height, stop - m),
-                            columns,
-                            many,
+                            (many, columns),
+                            dtype,
+                            lanes,
+                            itemsize,
+                        )
+                    _multiply_rows(
+                        here,
+                        (
+                            a_at + k * get(here, "product.a_k"),
+                            source if direct else panel,
+                            target,
+                            bias,
+                            g_at,
+                        ),
+                        (b_k if direct else pitch, step),
+                        (stop - start, columns, many),
+                        (
                             int(batch == 0 and k == 0 and not adds),
                             int(batch + 1 == batches and k + many == depth),
                             plan + PARAMETER,
-                        )
-                        multiply(fields, label)
+                        ),
+                        tall,
+                        single,
+                        height,
+                    )
             if staged:
                 _unpack_columns(
                     target,
@@ -133,6 +141,42 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
         scratch[0] = 0  # keeps it alive until here
 
     return product
+
+
+@jit.helper
+def _multiply_rows(here, places, steps, sizes, ends, tall, single, height):  # type: ignore[no-untyped-def]
+    """Multiply rows of A with one panel, a tile's height at a time.
+
+    Contract: places = addresses of A, the panel, C, bias and g; steps = of the panel's
+    and C's rows; sizes = rows, columns and terms; ends = first, last and parameter.
+    """
+    a, panel, c, bias, g = places
+    rows, columns, terms = sizes
+    bias_row = get(here, "product.bias_row")
+    for m in range(0, rows, height):
+        fields = (
+            a + m * get(here, "product.a_row"),
+            panel,
+            c + m * steps[1],
+            bias + m * bias_row if bias else 0,
+            g + m * get(here, "product.g_row"),
+            get(here, "product.a_row"),
+            get(here, "product.a_k"),
+            steps[0],
+            steps[1],
+            get(here, "product.g_row"),
+            bias_row,
+            min(height, rows - m),
+            columns,
+            terms,
+            ends[0],
+            ends[1],
+            ends[2],
+        )
+        if rows - m == 1:
+            multiply(fields, single)
+        else:
+            multiply(fields, tall)
 
 
 @jit.helper

@@ -124,8 +124,7 @@ class PointwiseBackward:
         sums = product_of_gradients(Grid.of(shape, self.x, grad), g.c, g.f, size)
         sums = sums._replace(adds=adds)
         ones = sums._replace(rows=1, a=(0, 0, 0, 0))
-        jobs = [self._job(p, plan_product(p, self.dtype)) for p in (back, sums)]
-        jobs.append(self._job(ones, plan_product(ones, self.dtype, single=True)))
+        jobs = [self._job(p, plan_product(p, self.dtype)) for p in (back, sums, ones)]
         return derive, jobs
 
     def _job(self, p: Product, plan: Plan) -> Job:
