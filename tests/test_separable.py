@@ -5,6 +5,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import numbadw as ndw
+from numbadw import dispatch
+from numbadw.calls import Calls
 from numbadw.cpu.separable import SCRATCH_BYTES, cut
 from numbadw.geometry import make_geometry
 
@@ -26,6 +28,16 @@ NAMES = (
     "depthwise_bias_grad",
     "bias_grad",
 )
+
+
+@pytest.fixture(autouse=True)
+def by_bands(monkeypatch):
+    """Cut images of any size into bands, not only those where that pays."""
+    monkeypatch.setattr("numbadw.cpu.separable.LEAST_BYTES", 0)
+    dispatch.bind_separable.cache_clear()
+    monkeypatch.setattr("numbadw.separable._calls", Calls())
+    yield
+    dispatch.bind_separable.cache_clear()
 
 
 def draw(rng, case, first=False, dtype=np.float32):
@@ -145,6 +157,13 @@ def test_many_images_go_through_in_parts(rng, monkeypatch):
     whole = call(arrays, options, ndw.separable_conv2d_grad, grad=grad)
     for part, one in zip(parts, whole, strict=True):
         assert_allclose(part, one, rtol=1e-4, atol=1e-5)
+
+
+def test_small_images_go_one_after_the_other(monkeypatch, rng):
+    g = make_geometry((1, 80, 81, 48), (3, 3, 48, 1), (1, 1), "same", (1, 1), False)
+    assert cut(g, 4)
+    monkeypatch.undo()
+    assert cut(g, 4) == []
 
 
 def test_the_same_bits_for_any_number_of_threads(rng):
