@@ -205,7 +205,7 @@ def convolve(
                 return result
             status = run(inputs, kernel, bias, out, OVERLAP)
             if status:
-                _settle(status, run, inputs, kernel, bias, out)
+                settle(status, run, inputs, kernel, bias, out)
             return out
     if on_device(options[5], inputs):
         functions = device_functions(rank)
@@ -288,7 +288,7 @@ class Prepared:
             return result
         status = run(x, kernel, bias, out, OVERLAP)
         if status:
-            _settle(status, run, x, kernel, bias, out)
+            settle(status, run, x, kernel, bias, out)
         return out
 
 
@@ -300,7 +300,7 @@ def as_given(given: Any, checked: Any) -> bool:
     return bool(same and np.may_share_memory(given, checked))
 
 
-def _settle(
+def settle(
     status: int, run: Run, x: Array, w: Array, b: Array | None, out: Array
 ) -> None:
     """Run after all where the possible overlap is none, else raise."""

@@ -12,16 +12,15 @@ import numpy.typing as npt
 from numbadw import activations, checks
 from numbadw.calls import Calls
 from numbadw.dispatch import (
-    DONE,
+    NOTHING,
     OVERLAP,
-    OVERLAPS,
-    READ_ONLY,
     Run,
     bind_pointwise,
     bind_pointwise_gradients,
     choose_backend,
     without_cuda,
 )
+from numbadw.functional import settle
 from numbadw.memory import (
     SMALL_BYTES,
     aligned_copy,
@@ -108,15 +107,11 @@ def pointwise_conv2d(
     run, shape, _ = call
     if out is None:
         out = aligned_empty(shape, x.dtype, small=SMALL_BYTES)
-        run(x, w, b, out, 0)
+        run(x, w, b, out, NOTHING)
         return out
     status = run(x, w, b, out, OVERLAP)
-    if status != DONE:
-        checks.out_array(out, shape, x.dtype, inputs=inputs, kernel=kernel, bias=bias)
-        if status == READ_ONLY:
-            raise ValueError("out must be writable, got a read-only array")
-        if status == OVERLAPS:
-            run(x, w, b, out, 0)
+    if status:
+        settle(status, run, x, w, b, out)
     return out
 
 
