@@ -78,7 +78,7 @@ def pointwise_conv2d(
     ValueError
         For a wrong value or shape, or an `out` that overlaps an input.
     BackendUnavailableError
-        For `backend="cuda"` where it cannot run.
+        For `backend="cuda"` and device arrays: there are no CUDA kernels for it.
 
     Notes
     -----
@@ -179,7 +179,7 @@ def pointwise_conv2d_grad(
     ValueError
         For a wrong value or shape.
     BackendUnavailableError
-        For `backend="cuda"` where it cannot run.
+        For `backend="cuda"` and device arrays: there are no CUDA kernels for it.
 
     Notes
     -----
