@@ -158,7 +158,7 @@ def time_layers() -> list[Layer]:
         )
         layer.build(workload.input_shape)
         layer.kernel = kernel
-        out = aligned_empty(workload.output_shape, np.float32)
+        out = aligned_empty(workload.output_shape, np.float32, beside=inputs)
         calls[workload.id] = lambda layer=layer, x=inputs, out=out: layer(x, out=out)
     _compile(f"the layers of {NETWORK}", *calls.values())
     seconds = interleaved(calls)

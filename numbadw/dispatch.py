@@ -232,7 +232,7 @@ def bind_separable(
     )
 
     def run_both(x: Any, dk: Any, db: Any, pk: Any, pb: Any, out: Any) -> None:
-        middle = aligned_empty(geometry.output_shape, dtype)
+        middle = aligned_empty(geometry.output_shape, dtype, beside=x)
         first(x, dk, db, middle, NOTHING)
         second(middle, pk, pb, out, NOTHING)
 

@@ -200,7 +200,7 @@ def convolve(
         if call is not None:
             run, shape, dtype = call
             if out is None:
-                result = aligned_empty(shape, dtype, small=SMALL_BYTES)
+                result = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=inputs)
                 run(inputs, kernel, bias, result, NOTHING)
                 return result
             status = run(inputs, kernel, bias, out, OVERLAP)
@@ -212,7 +212,7 @@ def convolve(
         result = functions.forward(inputs, kernel, bias, options[:5], out)
         return cast(Array, result)
     run, shape, x, w, b, o = _check(rank, inputs, kernel, bias, out, options)
-    result = aligned_empty(shape, x.dtype) if o is None else o
+    result = aligned_empty(shape, x.dtype, beside=x) if o is None else o
     run(x, w, b, result, NOTHING)
     if plain and x.dtype == inputs.dtype and as_given(kernel, w) and as_given(bias, b):
         if len(_CALLS) >= _MOST_CALLS:
@@ -283,7 +283,7 @@ class Prepared:
         """Run, into a new array where `out` is None."""
         run, kernel, bias, shape, dtype = self._all
         if out is None:
-            result = aligned_empty(shape, dtype, small=SMALL_BYTES)
+            result = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=x)
             run(x, kernel, bias, result, NOTHING)
             return result
         status = run(x, kernel, bias, out, OVERLAP)

@@ -296,7 +296,8 @@ def _run(wanted: str, call: _Call, arrays: Arrays) -> Results:
     if wanted == "input":
         x_grad = out
         if out is None:
-            x_grad = aligned_empty(geometry.input_shape, dtype, small=SMALL_BYTES)
+            shape = geometry.input_shape
+            x_grad = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=g)
         run(x, w, b, g, x_grad, None, None)
         return x_grad, None, None
     # An out that does not serve the sums has them copied to it.
@@ -307,7 +308,8 @@ def _run(wanted: str, call: _Call, arrays: Arrays) -> Results:
         if out is not None and not direct:
             out[...] = w_grad
         return None, w_grad, None
-    x_grad = aligned_empty(geometry.input_shape, dtype, small=SMALL_BYTES)
+    shape = geometry.input_shape
+    x_grad = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=g)
     b_grad = aligned_empty((geometry.out_channels,), dtype)
     run(x, w, b, g, x_grad, w_grad, b_grad)
     return x_grad, w_grad, b_grad

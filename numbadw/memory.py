@@ -1,4 +1,15 @@
-"""Arrays that start on a cache line, which NumPy's own allocator does not give."""
+"""Arrays that start where the caches like it, which NumPy's own allocator ignores.
+
+On a cache line, and out of step with each other.  A cache finds a line by some bits of
+its address, its set, and a set holds a dozen lines.  With 512 channels of float32 the
+pixels of an image are 2 KiB apart: the same channels of all pixels, of all taps and of
+all results lie in two sets each.  Where inputs, weights and results begin at the same
+place within a page, as large arrays do that come from the system, these are the same
+two sets, and what a tile needs next is thrown out before.  So results begin half of
+2 KiB past their inputs, and weights that are ours a quarter past a multiple.  One Zen 5
+core, from in step to out of step: 14x14x512 3x3 21.7 -> 14.5 us, 7x7x1024 3x3
+17.3 -> 10.2 us, 14x14x512 5x5 59 -> 37 us.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 LINE = 64
+# Bytes within which arrays are kept out of step, and where in them weights begin.
+STEP = 2048
+WEIGHTS_AT = STEP // 4
 # Below this a vector that straddles two lines costs less than aligning (0.5 us).
 SMALL_BYTES = 16 * 1024
 _DATA = object.__basicsize__  # the data pointer follows the object header
@@ -65,21 +79,31 @@ def _lend(buffer: npt.NDArray[np.uint8], start: int, size: int) -> Any:
 
 
 def aligned_empty(
-    shape: tuple[int, ...], dtype: npt.DTypeLike, *, small: int = 0, offset: int = 0
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    *,
+    small: int = 0,
+    beside: npt.NDArray[Any] | None = None,
+    multiple: int = LINE,
+    offset: int = 0,
 ) -> npt.NDArray[Any]:
     """Return an uninitialised C-ordered array whose data starts on a cache line.
 
-    Arrays of fewer than `small` bytes come as NumPy allocates them.  `offset` moves the
-    start so many bytes past the line: 16 is what NumPy itself gives on 64-bit Linux.
+    Arrays of fewer than `small` bytes come as NumPy allocates them.  With `beside` the
+    data starts out of step with that array's; else `offset` bytes past a multiple of
+    `multiple`: 16 past a line is what NumPy itself gives on 64-bit Linux.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < small:
         return np.empty(shape, dtype)
-    room = size + LINE + offset
+    if beside is not None:
+        multiple = STEP
+        offset = (address(beside) + STEP // 2 + LINE - 1 & -LINE) % STEP
+    room = size + multiple + offset
     lasting = LEAST_KEPT <= room <= KEPT_BYTES
     buffer = _buffer(room) if lasting else np.empty(room, np.uint8)
-    start = -address(buffer) % LINE + offset
+    start = -address(buffer) % multiple + offset
     array: npt.NDArray[Any]
     if lasting:
         array = np.ndarray(shape, dtype, _lend(buffer, start, size))
@@ -101,6 +125,18 @@ def require(shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
 def address(array: npt.NDArray[Any]) -> int:
     """Return the address of an array's first element (`array.ctypes` takes 0.7 us)."""
     return _pointer_at(id(array) + _DATA).value or 0
+
+
+def weights_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return an uninitialised array for weights, out of step with large arrays."""
+    return aligned_empty(shape, dtype, multiple=STEP, offset=WEIGHTS_AT)
+
+
+def weights_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a C-ordered copy of weights, out of step with large arrays."""
+    copy = weights_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def aligned_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

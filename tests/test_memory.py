@@ -1,6 +1,7 @@
 """Memory: aligned arrays, and buffers that serve again only when nobody holds them."""
 
 import gc
+import pickle
 import threading
 import tracemalloc
 
@@ -114,3 +115,38 @@ def test_results_of_two_calls_are_apart(rng):
     np.testing.assert_array_equal(one, kept)
     np.testing.assert_array_equal(two, -kept)
     assert not np.shares_memory(one, two)
+
+
+class TestOutOfStep:
+    """Inputs, weights and results begin at different places of every 2 KiB."""
+
+    @pytest.mark.parametrize("offset", [0, 16, 64, 1000, 1024, 2047])
+    def test_an_array_beside_another(self, offset):
+        buffer = np.empty(3 * memory.STEP, np.uint8)
+        one = buffer[-memory.address(buffer) % memory.STEP + offset :]
+        for size in (10_000, SIZE):
+            two = memory.aligned_empty((size,), np.float32, beside=one)
+            apart = (memory.address(two) - memory.address(one)) % memory.STEP
+            assert 1024 <= apart < 1024 + memory.LINE
+            assert memory.address(two) % memory.LINE == 0
+            two.fill(1)
+
+    @pytest.mark.parametrize("gradients", [False, True])
+    def test_results(self, rng, gradients):
+        x = rng.standard_normal((1, 14, 14, 512)).astype("f4")
+        k = rng.standard_normal((3, 3, 512, 1)).astype("f4")
+        for _ in range(2):  # a call that is known, too
+            y = (
+                ndw.depthwise_conv2d_input_grad(x, k, x.shape, padding="same")
+                if gradients
+                else ndw.depthwise_conv2d(x, k, padding="same")
+            )
+            apart = (memory.address(y) - memory.address(x)) % memory.STEP
+            assert 1024 <= apart < 1024 + memory.LINE
+
+    def test_weights_of_layers(self):
+        layer = ndw.DepthwiseConv2D(3)
+        layer.build((1, 8, 8, 512))
+        copy = pickle.loads(pickle.dumps(layer))
+        for kernel in (layer.kernel, copy.kernel):
+            assert memory.address(kernel) % memory.STEP == memory.WEIGHTS_AT

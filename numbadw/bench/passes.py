@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 import numbadw
@@ -13,7 +12,6 @@ from numbadw.bench.oracle import BIAS_GRAD, INPUT_GRAD, KERNEL_GRAD, OUTPUT
 from numbadw.bench.peers import PEERS, gradient_peers
 from numbadw.bench.peers.prepared import Prepare, Result
 from numbadw.bench.workloads import FLOAT_BYTES, Workload, aligned_copy, make_grad
-from numbadw.memory import aligned_empty
 
 Array = NDArray[Any]
 Calls = dict[str, Callable[[], Result]]
@@ -82,7 +80,7 @@ def prepare_forward(workload: Workload, inputs: Array, kernel: Array) -> Calls:
     )
     layer.build(workload.input_shape)
     layer.kernel[...] = kernel
-    out = aligned_empty(workload.output_shape, np.float32)
+    out = layer(inputs)
     inputs_16 = aligned_copy(inputs, offset=NUMPY_ALIGNMENT)
     kernel_16 = aligned_copy(kernel, offset=NUMPY_ALIGNMENT)
     convolve, options = numbadw.depthwise_conv2d, workload.options
@@ -96,14 +94,15 @@ def prepare_forward(workload: Workload, inputs: Array, kernel: Array) -> Calls:
 def prepare_gradients(workload: Workload, inputs: Array, kernel: Array) -> Calls:
     """Make the calls of numbadw's gradients, and the forward pass to compare with.
 
-    Those of a single result write into an array of ours, as the measured layer does;
+    Those of a single result write into an earlier one, as the measured layer does;
     `depthwise_conv2d_grad`, which takes no `out`, makes new ones, as the peers do.
     """
     grad = make_grad(workload, workload.padding)
-    out = aligned_empty(workload.output_shape, np.float32)
-    inputs_grad = aligned_empty(workload.input_shape, np.float32)
-    kernel_grad = aligned_empty(workload.kernel_shape, np.float32)
     options = workload.options
+    out = numbadw.depthwise_conv2d(inputs, kernel, **options)
+    inputs_grad, kernel_grad, _ = numbadw.depthwise_conv2d_grad(
+        inputs, kernel, grad, **options
+    )
 
     def all_gradients() -> Result:
         return numbadw.depthwise_conv2d_grad(inputs, kernel, grad, **options)

@@ -17,7 +17,7 @@ from numbadw import checks
 from numbadw.geometry import AxisPadding, Padding, output_size
 from numbadw.layers import arguments, initializers
 from numbadw.layers.training import Trainable
-from numbadw.memory import aligned_copy, aligned_empty
+from numbadw.memory import weights_copy, weights_empty
 
 Array = npt.NDArray[Any]
 Sizes = tuple[int | None, ...]
@@ -181,7 +181,7 @@ class ConvLayer(Trainable):
         rng = np.random.default_rng(self.seed)
         weights = {}
         for name, (shape, argument) in self._weight_specs(channels).items():
-            weights[name] = aligned_empty(shape, self.dtype)
+            weights[name] = weights_empty(shape, self.dtype)
             initializers.fill(weights[name], getattr(self, argument), argument, rng)
         # One step, so that of two threads that build at once both use the weights of
         # one; a lock could be held by a thread that a forked child does not have.
@@ -302,7 +302,7 @@ class ConvLayer(Trainable):
         vars(self).update(state)
         if self.built:
             self._weights = {
-                name: aligned_copy(weight) for name, weight in self._weights.items()
+                name: weights_copy(weight) for name, weight in self._weights.items()
             }
 
     @abstractmethod

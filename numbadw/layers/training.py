@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from numbadw.memory import aligned_copy
+from numbadw.memory import weights_copy
 
 Array = npt.NDArray[Any]
 Pullback = Callable[[Any], tuple[Array, list[Array]]]
@@ -55,7 +55,7 @@ class Trainable(ABC):
         """
         x = self._cast(inputs)
         result = self(x)
-        weights = [aligned_copy(weight) for weight in self.weights]
+        weights = [weights_copy(weight) for weight in self.weights]
 
         def pullback(grad: Any) -> tuple[Array, list[Array]]:
             return self._gradients(x, weights, self._cast(grad, "grad"))

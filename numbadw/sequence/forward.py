@@ -180,7 +180,7 @@ class _Piece:
         out: Array = self.out
         size, dtype = self.size, self.x.dtype
         if out is None:
-            out = aligned_empty(self.shape, dtype, small=SMALL_BYTES)
+            out = aligned_empty(self.shape, dtype, small=SMALL_BYTES, beside=self.given)
         if self.length == 0:
             return out
         if self.state is None or size == 0:
