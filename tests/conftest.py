@@ -1,9 +1,17 @@
 """Fixtures that several test files share; the tolerance itself is in `cases.py`."""
 
+import signal
+
 import numpy as np
 import pytest
 
 from numbadw.cuda import device
+
+
+def pytest_configure():
+    """Let Ctrl-C reach what tests start, as it does not in background jobs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
