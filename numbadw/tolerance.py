@@ -25,6 +25,8 @@ Array = npt.NDArray[Any]
 
 # |f(a) - f(b)| <= slope * |a - b|; 1 or the parameter where not named.
 SLOPES = {"selu": 1.76, "silu": 1.1, "hard_silu": 1.5, "gelu": 1.13}
+# The same of the derivatives, between the places where they jump.
+CURVATURE = 2.0
 # Roundings of an activation's result, or of its derivative.
 ROUNDINGS = 16
 
@@ -140,6 +142,8 @@ def _derivative(
         for at in (z, z - near, z + near)
     )
     wrong = np.maximum(*(np.abs(end - middle) for end in ends))
+    # A derivative that jumps between may be larger at the jump than at either end.
+    wrong += CURVATURE * max(1.0, abs(parameter)) * near
     return middle, wrong + ROUNDINGS * float(limits.eps) * max(1.0, abs(parameter))
 
 

@@ -184,6 +184,13 @@ def test_other_bits_on_more_threads_are_found(monkeypatch):
     assert any("other bits on one thread" in fault for fault in faults)
 
 
+def test_which_nan_it_is_does_not_matter():
+    one = np.array([1, np.nan, -0.0], "f4")
+    assert check._same_bits(one, np.copysign(one, np.array([1, -1, -1], "f4")))
+    assert not check._same_bits(one, np.copysign(one, 1))
+    assert not check._same_bits(one, np.array([1, 0, -0.0], "f4"))
+
+
 def test_the_thread_count_is_left_as_it_was(brief):
     before = ndw.get_num_threads()
     assert commands.main(["selftest"]) == 0

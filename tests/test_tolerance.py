@@ -72,6 +72,16 @@ def test_the_reference_in_float32_is_within_the_bounds_and_little_more_is_not(
         assert right.fault(gradient * np.float32(1.01))
 
 
+def test_a_derivative_may_be_of_either_side_of_its_jump():
+    x = np.full((1, 1, 1, 1), -3, "f4")
+    k, g = np.ones((1, 1, 1, 1), "f4"), np.ones((1, 1, 1, 1), "f4")
+    right = tolerance.gradients(x, k, g, activation="hard_silu")[0]
+    for slope in (0.0, -0.49999997):
+        assert not right.fault(np.full_like(x, slope))
+    for slope in (0.51, -0.51):
+        assert right.fault(np.full_like(x, slope))
+
+
 def test_bounds_know_the_smallest_numbers():
     x = np.full((1, 3, 3, 1), 1e-44, "f4")
     k = np.full((3, 3, 1, 1), 0.3, "f4")
