@@ -302,7 +302,8 @@ def _run(wanted: str, call: _Call, arrays: Arrays) -> Results:
         return x_grad, None, None
     # An out that does not serve the sums has them copied to it.
     direct = out is not None and out.flags.carray
-    w_grad = out if direct else aligned_empty(geometry.kernel_shape, dtype)
+    size = geometry.kernel_shape
+    w_grad = out if direct else aligned_empty(size, dtype, small=SMALL_BYTES)
     if wanted == "kernel":
         run(x, w, b, g, None, w_grad, None)
         if out is not None and not direct:
@@ -310,7 +311,7 @@ def _run(wanted: str, call: _Call, arrays: Arrays) -> Results:
         return None, w_grad, None
     shape = geometry.input_shape
     x_grad = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=g)
-    b_grad = aligned_empty((geometry.out_channels,), dtype)
+    b_grad = aligned_empty((geometry.out_channels,), dtype, small=SMALL_BYTES)
     run(x, w, b, g, x_grad, w_grad, b_grad)
     return x_grad, w_grad, b_grad
 

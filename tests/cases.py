@@ -103,7 +103,7 @@ class Case(NamedTuple):
             for shape in (g.input_shape, g.output_shape)
         )
         strides = x if wanted != "input" else None, o, x if wanted != "kernel" else None
-        steps = Backward(g, dtype, strides, "linear", 0.0, wanted).steps
+        steps = Backward(g, dtype, strides, "linear", 0.0, wanted).program.steps
         return [step.job.plan for step in steps]
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +26,29 @@ from numbadw import jit
 from numbadw.cpu import bands, plan_forward, plan_input_grad, plan_kernel_grad
 from numbadw.cpu.caches import caches
 from numbadw.cpu.copies import dense_steps, plan_copy
-from numbadw.cpu.jobs import Job, make_job, run_all
+from numbadw.cpu.jobs import (
+    B_GRAD,
+    NONE,
+    NOTHING,
+    SCRATCH,
+    W_GRAD,
+    X_GRAD,
+    B,
+    G,
+    Job,
+    Place,
+    Program,
+    Step,
+    W,
+    X,
+    make_job,
+)
 from numbadw.cpu.label import PRIME, Tile
 from numbadw.cpu.plan import Plan, Steps
 from numbadw.cpu.request import LARGE_SHARE, Request
 from numbadw.dispatch import GradientRun
 from numbadw.geometry import Geometry
-from numbadw.memory import LINE, address, aligned_empty
+from numbadw.memory import LINE, STEP, aligned_empty
 
 Strides = tuple[int, ...] | None
 Names = tuple[int, int, int, int, int]
@@ -41,25 +57,16 @@ BAND_BYTES = 2 * 1024 * 1024
 # A band of rows is so many times as high as the rows that it shares with the next, the
 # kernel's height less one: those are computed twice.
 BAND_HALOS = 4
+# Bytes between the parts of scratch, so that they do not begin in step (memory.py).
+APART = STEP // 2
 # Strips that a part of the sums takes in, at most, before they are added to totals.
 CHAIN = 256
 
 
-# What the addresses of a job are: nothing, an array of the call, or a scratch array
-# (copies of x and g, the gradient at the pre-activation, the result before its copy,
-# the sums of the parts).
-NOTHING, X, W, B, G, X_GRAD, W_GRAD, B_GRAD = range(8)
-COPY_X, COPY_G, DERIVED, STAGED, SUMS = range(8, 13)
-Place = tuple[int, int]  # one of these, and bytes from its start
-NONE: Place = (NOTHING, 0)
+# What scratch holds: copies of x and g, the gradient at the pre-activation, the result
+# before its copy, the sums of the parts.
+COPY_X, COPY_G, DERIVED, STAGED, SUMS = range(SCRATCH, SCRATCH + 5)
 NO = (NOTHING, NOTHING)  # neither kernel nor bias
-
-
-class Step(NamedTuple):
-    """A job, and where its five addresses (x, w, b, o, g) are."""
-
-    job: Job
-    places: tuple[Place, Place, Place, Place, Place]
 
 
 class Backward:
@@ -93,10 +100,12 @@ class Backward:
         self.part = -(-(self.w_bytes + self.b_bytes) // LINE) * LINE
         self.parts = 1
         self.totals = False  # whether totals stand before the sums, and as many
-        self.scratch: dict[int, tuple[int, ...]] = {}  # shape of each scratch array
+        self.scratch: dict[int, int] = {}  # bytes of each part of it, and its place
+        self.starts: dict[int, int] = {}
         self.bands: list[bands.Band] = []
         self._choose_copies()
-        self.steps = self._plan()
+        steps = self._plan()
+        self.program = Program(steps, self._clears())
 
     def _choose_copies(self) -> None:
         """Choose which arrays go through dense scratch, and the bands."""
@@ -135,7 +144,7 @@ class Backward:
         shapes = {band.shape for band in chosen}
         for name in self.copies:
             sizes = [math.prod(self._shape(name, shape)) for shape in shapes]
-            self.scratch[name] = (max(sizes, default=0),)
+            self.scratch[name] = max(sizes, default=0) * self.itemsize
 
     def _shape(self, name: int, shape: bands.Shape) -> tuple[int, ...]:
         """Return the shape of a band's scratch array."""
@@ -158,8 +167,11 @@ class Backward:
             self.totals = len(self.bands) > 1
         self.parts = max((sizes.parts for *_, sizes in planned if sizes), default=1)
         if self.summed:
-            size = self.parts * self.part // self.itemsize
-            self.scratch[SUMS] = (size * (1 + self.totals),)
+            self.scratch[SUMS] = self.parts * self.part * (1 + self.totals)
+        at = 0
+        for name, count in self.scratch.items():
+            self.starts[name] = at
+            at += -(-count // LINE) * LINE + APART
         steps = []
         for band, jobs, _ in planned:
             offsets = {
@@ -187,7 +199,9 @@ class Backward:
         """Return a place; that of the sums of part 0 where they are in scratch."""
         if self.summed and name in (W_GRAD, B_GRAD):
             skip = self.w_bytes if name == B_GRAD else 0
-            return SUMS, skip + self.parts * self.part * self.totals
+            return self._place(SUMS, skip + self.parts * self.part * self.totals)
+        if name >= SCRATCH:
+            return SCRATCH, self.starts[name] + offset
         return name, offset
 
     def _plan_bands(self) -> list[tuple[bands.Band, list[tuple[Job, Names]], Any]]:
@@ -250,7 +264,7 @@ class Backward:
         """Plan to add all sums to the totals, and to begin again at 0."""
         step = self.parts * self.part
         plan = plan_kernel_grad.plan_sum(2, step, step, self.tile, clear=True)
-        totals = SUMS, 0
+        totals = self._place(SUMS, 0)
         return Step(make_job(plan, 0, 3 * step), (totals, NONE, NONE, totals, NONE))
 
     def _plan_sums(self) -> list[Step]:
@@ -264,33 +278,27 @@ class Backward:
         ):
             plan = plan_kernel_grad.plan_sum(self.parts, self.part, length, self.tile)
             job = make_job(plan, 0, self.parts * length)
-            places = (SUMS, start), NONE, NONE, (result, 0), NONE
+            places = self._place(SUMS, start), NONE, NONE, (result, 0), NONE
             steps.append(Step(job, places))
         return steps
+
+    def _clears(self) -> list[tuple[Place, int]]:
+        """Return what sums are added to from the first step on."""
+        if self.summed:
+            return [(self._place(SUMS, 0), self.scratch[SUMS])]
+        if not self.wants_kernel:
+            return []
+        return [((W_GRAD, 0), self.w_bytes), ((B_GRAD, 0), self.b_bytes)]
 
     def run(
         self, x: Any, w: Any, b: Any, g: Any, x_grad: Any, w_grad: Any, b_grad: Any
     ) -> None:
         """Write the wanted gradients; see `dispatch.bind_gradients`."""
-        given = (x, w, b, g, x_grad, w_grad, b_grad)
-        at = [0, *(0 if a is None else address(a) for a in given), 0, 0, 0, 0, 0]
-        kept = []
-        for name, shape in self.scratch.items():
-            array = aligned_empty(shape, self.dtype)
-            if name == SUMS:
-                array.fill(0)
-            kept.append(array)
-            at[name] = address(array)
-        if not self.summed:
-            for array in (w_grad, b_grad):
-                if array is not None:
-                    array.fill(0)
-        run_all(
-            (job, [at[name] + skip if at[name] else 0 for name, skip in places])
-            for job, places in self.steps
-            if at[places[3][0]]
-        )
-        del kept  # alive until here
+        scratch = None
+        if self.scratch:
+            room = sum(self.scratch.values()) + len(self.scratch) * (LINE + APART)
+            scratch = aligned_empty((room,), np.uint8)
+        self.program.run(x, w, b, g, x_grad, w_grad, b_grad, scratch)
 
 
 def bind_gradients(

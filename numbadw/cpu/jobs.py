@@ -1,29 +1,43 @@
-"""Run compiled kernels one after the other, from Python, on plain addresses.
+"""Programs: compiled kernels one after the other, on the arrays of one call.
 
-The gradients take several kernels a call: copies, sums, one for each result.  A `Job`
-is one of them with its plan; `run_all` goes through a list of jobs.
+The gradients take several kernels a call: copies, sums, one for each result, maybe for
+each of many bands.  A `Program` is their list with all that can be known before, and
+one compiled call runs it.
 
     with the threads, if they are free:
-        for job, addresses in work:
+        read the data pointers of the arrays
+        for stretch to clear: set it to 0
+        for step:
             for piece in range(pieces):                  # whichever thread is free
                 kernel(x, w, b, o, g, plan, items * piece // pieces, ...)
+
+Arrays come as `id(array)`, as in launch.py.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, register_jitable
 
 from numbadw import jit, threads
 from numbadw.cpu import launch
 from numbadw.cpu.kernels import kernel_address
 from numbadw.cpu.plan import Plan
 from numbadw.cpu.pool import call_kernel
-from numbadw.cpu.records import get
+from numbadw.cpu.records import get, size, word
 
-# The five addresses a kernel takes: inputs, kernel, bias, result, gradient.
-Places = Sequence[int]
+# The arrays of a call: none, those of a gradient's, and the program's own scratch.
+NOTHING, X, W, B, G, X_GRAD, W_GRAD, B_GRAD, SCRATCH = range(9)
+SIGNATURE = "void(int64, int64, int64, UniTuple(int64, 8))"
+# An array and bytes from its start; those of NOTHING are an address, or 0 for none.
+Place = tuple[int, int]
+NONE: Place = (NOTHING, 0)
 
 
 class Job(NamedTuple):
@@ -35,6 +49,13 @@ class Job(NamedTuple):
     shares: int
 
 
+class Step(NamedTuple):
+    """A job, and where its five addresses (x, w, b, o, g) are."""
+
+    job: Job
+    places: tuple[Place, Place, Place, Place, Place]
+
+
 def make_job(plan: Plan, flops: int, touched: int) -> Job:
     """Compile a plan's kernel; it does so many operations and touches so many bytes."""
     kernel = kernel_address(plan.feed, plan.tiles)
@@ -42,57 +63,141 @@ def make_job(plan: Plan, flops: int, touched: int) -> Job:
     return Job(kernel, plan, plan.address, shares)
 
 
-def _serial(kernel: int, x: int, w: int, b: int, o: int, g: int, plan: int) -> None:
-    items = get(plan, "plan.items")
+@intrinsic  # type: ignore[untyped-decorator]
+def _clear(typingctx: Any, address: Any, count: Any) -> Any:
+    """Set so many bytes from an address on to 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.PointerType(ir.IntType(8)))
+        cgutils.memset(builder, pointer, args[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _data(array: int) -> int:
+    """Return where an array's data lies, 0 for no array."""
+    return word(array + launch.DATA) if array else 0
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _place(bases: Any, name: int, skip: int) -> int:
+    """Return the address of a place, 0 where the call has no such array."""
+    base = bases[name]
+    return base + skip if base or name == NOTHING else 0
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _run_alone(carrier: int, fields: Any, shares: int, threads: int) -> None:
+    kernel, x, w, b, o, g, plan, items = fields
     call_kernel(kernel, (x, w, b, o, g, plan, 0, items))
 
 
-def _parallel(
-    carrier: int,
-    kernel: int,
-    x: int,
-    w: int,
-    b: int,
-    o: int,
-    g: int,
-    plan: int,
-    pieces: int,
-    threads: int,
-) -> None:
-    items = get(plan, "plan.items")
-    launch.spread(carrier, (kernel, x, w, b, o, g, plan, items, pieces), threads)
+@register_jitable  # type: ignore[untyped-decorator]
+def _run_spread(carrier: int, fields: Any, shares: int, threads: int) -> None:
+    count = min(shares, threads)
+    if count == 1:
+        _run_alone(carrier, fields, shares, threads)
+    else:
+        pieces = min(shares, launch.PIECES * threads)
+        kernel, x, w, b, o, g, plan, items = fields
+        launch.spread(carrier, (kernel, x, w, b, o, g, plan, items, pieces), count)
+
+
+CLEAR_BYTES, STEP_BYTES, HEAD_BYTES = (size(r) for r in ("clear", "step", "program"))
+
+
+def _executor(run: Any) -> Callable[..., None]:
+    """Build the loop over a program's steps round the way to run one."""
+
+    def execute(program: int, carrier: int, threads: int, arrays: Any) -> None:
+        x, w, b, g, x_grad, w_grad, b_grad, scratch = arrays
+        bases = (
+            0,
+            _data(x),
+            _data(w),
+            _data(b),
+            _data(g),
+            _data(x_grad),
+            _data(w_grad),
+            _data(b_grad),
+            _data(scratch),
+        )
+        at = program + HEAD_BYTES
+        for _ in range(get(program, "program.clears")):
+            start = _place(bases, get(at, "clear.base"), get(at, "clear.skip"))
+            if start:
+                _clear(start, get(at, "clear.bytes"))
+            at += CLEAR_BYTES
+        for _ in range(get(program, "program.steps")):
+            o = _place(bases, get(at, "step.o"), get(at, "step.o_skip"))
+            if o:
+                plan = get(at, "step.plan")
+                fields = (
+                    get(at, "step.kernel"),
+                    _place(bases, get(at, "step.x"), get(at, "step.x_skip")),
+                    _place(bases, get(at, "step.w"), get(at, "step.w_skip")),
+                    _place(bases, get(at, "step.b"), get(at, "step.b_skip")),
+                    o,
+                    _place(bases, get(at, "step.g"), get(at, "step.g_skip")),
+                    plan,
+                    get(plan, "plan.items"),
+                )
+                run(carrier, fields, get(at, "step.shares"), threads)
+            at += STEP_BYTES
+
+    return execute
 
 
 @functools.cache
 def serial_driver() -> Any:
     """Return the compiled driver for the calling thread alone."""
-    return jit.compile_driver(_serial, launch.signature(7, "void"))
+    function = _executor(_run_alone)
+    function.__qualname__ = f"{__name__}.execute_alone"
+    return jit.compile_driver(function, SIGNATURE)
 
 
 @functools.cache
 def parallel_driver() -> Any:
     """Return the compiled driver that spreads items over threads."""
-    return launch.compile_parallel(_parallel, launch.signature(10, "void"))
+    function = _executor(_run_spread)
+    return launch.compile_parallel(function, SIGNATURE)
 
 
-def run_all(work: Iterable[tuple[Job, Places]]) -> None:
-    """Run jobs in order, each over the threads where that pays and they are free."""
-    serial = serial_driver()
-    limit = threads.state.limit
-    me = object()
-    try:
-        many = limit > 1 and threads.running.setdefault(None, me) is me
-        for (kernel, _, address, most), places in work:
-            if many and most > 1:
-                parallel = parallel_driver()
-                count = min(most, limit)
-                pieces = min(most, launch.PIECES * limit)
-                carrier = launch.carrier(count)
-                parallel(carrier, kernel, *places, address, pieces, count)
+class Program:
+    """Steps in order, with what is to be 0 before them: (place, bytes)."""
+
+    def __init__(
+        self, steps: Sequence[Step], clears: Sequence[tuple[Place, int]] = ()
+    ) -> None:
+        self.steps = tuple(steps)  # keeps the plans alive
+        words = [len(clears), len(self.steps)]
+        for place, count in clears:
+            words += [*place, count]
+        for (kernel, _, address, shares), places in self.steps:
+            words += [kernel, address, shares]
+            for place in places:
+                words += place
+        self._words = np.array(words, np.int64)
+        self._address = int(self._words.ctypes.data)
+        self._shares = max((step.job.shares for step in self.steps), default=1)
+
+    def run(self, *arrays: Any) -> None:
+        """Run on the arrays X, W, B, G, X_GRAD, W_GRAD, B_GRAD and SCRATCH, or None."""
+        ids = tuple([0 if array is None else id(array) for array in arrays])
+        limit = threads.state.limit if self._shares > 1 else 1
+        if limit == 1:
+            serial_driver()(self._address, 0, 1, ids)
+            return
+        me = object()
+        try:
+            if threads.running.setdefault(None, me) is me:
+                parallel, count = parallel_driver(), min(self._shares, limit)
+                parallel(self._address, launch.carrier(count), limit, ids)
+                threads.running.clear()
             else:
-                serial(kernel, *places, address)
-        if many:
-            threads.running.clear()
-    except BaseException:
-        threads.give_back(me)
-        raise
+                serial_driver()(self._address, 0, 1, ids)
+        except BaseException:
+            threads.give_back(me)
+            raise

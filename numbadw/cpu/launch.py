@@ -45,7 +45,7 @@ from numbadw.dispatch import (
 # Offsets in NumPy's public PyArrayObject_fields, fixed by its C interface: header,
 # data, nd, dimensions, strides, base, descr, flags.
 _HEADER = object.__basicsize__
-_DATA = _HEADER
+DATA = _HEADER
 _NDIM = _HEADER + 8
 _SHAPE = _HEADER + 16
 _STRIDES = _HEADER + 24
@@ -118,7 +118,7 @@ def _status(x: int, o: int, wa: int, ba: int, plan: int, check: int) -> int:
         return READ_ONLY
     if check == NOTHING:
         return DONE
-    xa, oa = word(x + _DATA), word(o + _DATA)
+    xa, oa = word(x + DATA), word(o + DATA)
     low, high = oa + get(plan, "plan.o_low"), oa + get(plan, "plan.o_high")
     if xa + get(plan, "plan.x_low") < high and low < xa + get(plan, "plan.x_high"):
         return OVERLAPS
@@ -130,12 +130,12 @@ def _status(x: int, o: int, wa: int, ba: int, plan: int, check: int) -> int:
 
 
 def _serial(kernel: int, x: int, w: int, b: int, o: int, plan: int, check: int) -> int:
-    xa, wa = word(x + _DATA), word(w + _DATA)
-    ba = word(b + _DATA) if b else 0
+    xa, wa = word(x + DATA), word(w + DATA)
+    ba = word(b + DATA) if b else 0
     status = _status(x, o, wa, ba, plan, check)
     if status == DONE:
         items = get(plan, "plan.items")
-        call_kernel(kernel, (xa, wa, ba, word(o + _DATA), 0, plan, 0, items))
+        call_kernel(kernel, (xa, wa, ba, word(o + DATA), 0, plan, 0, items))
     return status
 
 
@@ -175,8 +175,8 @@ def _parallel(
     threads: int,
     check: int,
 ) -> int:
-    xa, wa, oa = word(x + _DATA), word(w + _DATA), word(o + _DATA)
-    ba = word(b + _DATA) if b else 0
+    xa, wa, oa = word(x + DATA), word(w + DATA), word(o + DATA)
+    ba = word(b + DATA) if b else 0
     status = _status(x, o, wa, ba, plan, check)
     if status == DONE:
         items = get(plan, "plan.items")
@@ -242,7 +242,7 @@ def _check_struct() -> None:
     shape = tuple((ctypes.c_int64 * 2).from_address(at(_SHAPE)))
     steps = tuple((ctypes.c_int64 * 2).from_address(at(_STRIDES)))
     right = (
-        at(_DATA) == array.ctypes.data
+        at(DATA) == array.ctypes.data
         and at(_NDIM, ctypes.c_int) == array.ndim
         and (shape, steps) == (array.shape, array.strides)
         and at(_DTYPE) == id(array.dtype)

@@ -17,7 +17,22 @@ from typing import Any
 import numpy as np
 
 from numbadw.cpu import launch
-from numbadw.cpu.jobs import Job, Places, make_job, run_all
+from numbadw.cpu.jobs import (
+    B_GRAD,
+    NONE,
+    NOTHING,
+    SCRATCH,
+    W_GRAD,
+    X_GRAD,
+    B,
+    G,
+    Job,
+    Program,
+    Step,
+    W,
+    X,
+    make_job,
+)
 from numbadw.cpu.kernels import kernel_address
 from numbadw.cpu.label import PRIME
 from numbadw.cpu.plan import Plan, Steps
@@ -78,7 +93,8 @@ class PointwiseBackward:
         self.derives = activation != "linear"
         self.pixels = 0  # of a band's scratch
         self.bands = self._bands()
-        self.plan = functools.cache(self._plan)
+        self.one = np.ones(1, dtype)
+        self.program = Program(self._steps())
 
     def _bands(self) -> list[tuple[tuple[int, int, int], int, int, int]]:
         """Return the bands: (images, rows, columns) of one, and where it begins."""
@@ -133,33 +149,35 @@ class PointwiseBackward:
         moved = math.prod(p.images) * (p.rows * p.k + p.rows * p.columns) * self.size
         return make_job(plan, 2 * terms, moved)
 
+    def _steps(self) -> list[Step]:
+        """Return the steps of all bands, in order."""
+        plan = functools.cache(self._plan)
+        steps: list[Step] = []
+        for number, (shape, n, y, i) in enumerate(self.bands):
+            derive, others = plan(shape, number > 0)
+            x, g, to = (
+                (name, n * s.n + y * s.h + i * s.w)
+                for name, s in ((X, self.x), (G, self.grad), (X_GRAD, self.x_grad))
+            )
+            if derive:
+                derived = SCRATCH, 0
+                steps.append(Step(derive, (x, (W, 0), (B, 0), derived, g)))
+                g = derived
+            ones = NOTHING, address(self.one)
+            places = (
+                (g, (W, 0), NONE, to, NONE),
+                (x, g, NONE, (W_GRAD, 0), NONE),
+                (ones, g, NONE, (B_GRAD, 0), NONE),
+            )
+            steps += map(Step, others, places)
+        return steps
+
     def run(
         self, x: Any, w: Any, b: Any, g: Any, x_grad: Any, w_grad: Any, b_grad: Any
     ) -> None:
         """Write the three gradients; see `dispatch.bind_pointwise_gradients`."""
-        one = np.ones(1, self.dtype)
         scratch = aligned_empty((self.pixels * self.g.f,), self.dtype)
-        bias = 0 if b is None else address(b)
-        names = (x, w, g, x_grad, w_grad, b_grad, one, scratch)
-        xa, wa, ga, xg, wg, bg, ones, derived = (address(array) for array in names)
-        work: list[tuple[Job, Places]] = []
-        for number, (shape, n, y, i) in enumerate(self.bands):
-            derive, others = self.plan(shape, number > 0)
-            x_at, g_at, to = (
-                base + n * s.n + y * s.h + i * s.w
-                for base, s in ((xa, self.x), (ga, self.grad), (xg, self.x_grad))
-            )
-            if derive:
-                work.append((derive, (x_at, wa, bias, derived, g_at)))
-                g_at = derived
-            places = (
-                (g_at, wa, 0, to, 0),
-                (x_at, g_at, 0, wg, 0),
-                (ones, g_at, 0, bg, 0),
-            )
-            work += zip(others, places, strict=True)
-        run_all(work)
-        del scratch, one  # alive until here
+        self.program.run(x, w, b, g, x_grad, w_grad, b_grad, scratch)
 
 
 def bind_pointwise_gradients(

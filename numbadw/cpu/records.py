@@ -127,6 +127,23 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "bias_row",  # of the bias along the rows, 0: it lies along the columns
         "adds",  # 1: to what C holds
     ),
+    "program": ("clears", "steps"),  # how many of each follow
+    "clear": ("base", "skip", "bytes"),  # what becomes 0 before the steps
+    "step": (
+        "kernel",  # its address, its plan's, and how many shares it is worth
+        "plan",
+        "shares",
+        "x",  # number of an array of the call and bytes from its start, five times
+        "x_skip",
+        "w",
+        "w_skip",
+        "b",
+        "b_skip",
+        "o",
+        "o_skip",
+        "g",
+        "g_skip",
+    ),
     "band": (
         "x",  # offset of its input rows and of its output rows
         "o",

@@ -11,7 +11,7 @@ import numpy as np
 from numbadw import jit
 from numbadw.cpu.caches import caches
 from numbadw.cpu.copies import dense_steps
-from numbadw.cpu.jobs import make_job, run_all
+from numbadw.cpu.jobs import NONE, X_GRAD, Program, Step, W, X, make_job
 from numbadw.cpu.kernels import kernel_address
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import Plan, Steps, assemble
@@ -44,7 +44,9 @@ class Separable:
         size = math.prod(geometry.input_shape) * dtype.itemsize
         self.far = size > caches().last // FAR_SHARE
         self.kept: list[Plan] = []  # the bands' plans, known by address
-        self.job = self._make_job(cut(geometry, dtype.itemsize))
+        job = self._make_job(cut(geometry, dtype.itemsize))
+        places = (X, 0), (W, 0), NONE, (X_GRAD, 0), NONE  # the result's place
+        self.program = Program([Step(job, places)])
 
     def _make_job(self, bands: list[tuple[int, int, Band]]) -> Any:
         g, size = self.g, self.dtype.itemsize
@@ -99,8 +101,7 @@ class Separable:
         weights = np.array(
             [0 if a is None else address(a) for a in (dk, db, pk, pb)], np.int64
         )
-        places = address(x), address(weights), 0, address(out), 0
-        run_all([(self.job, places)])
+        self.program.run(x, weights, None, None, out, None, None, None)
 
 
 def bind_separable(
