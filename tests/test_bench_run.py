@@ -282,7 +282,7 @@ def test_chart_shows_every_colour(run, tmp_path):
 
 
 def test_cold_start_is_measured_in_new_processes():
-    rows = cold.cold_rows(["scipy"], 1, 1)
+    rows = cold.cold_rows(["scipy"], 1, 0.1)
     states = ("nothing cached", "cached")
     names = [
         f"{what}, {state}" for state in states for what in (cold.FIRST, cold.FURTHER)

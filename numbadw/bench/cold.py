@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from numbadw.bench.tasks import COLD
 
 IMPORT = "import"
 FIRST, FURTHER = "first call", "further kernel"
+# How often the first call is made with nothing cached, and after each with the cache
+# that this left: compiling takes long, and is compared with no peer.
+EMPTY_CACHES, FULL_CACHES = 2, 2
 # The modules of a peer that its users import; the others build the models.
 IMPORT_PROGRAM = """
 import importlib, json, sys, time
@@ -43,37 +47,50 @@ print(json.dumps(spent))
 """
 
 
-def cold_rows(peers: Iterable[str], threads: int, rounds: int) -> list[Row]:
-    """Measure every row of the cold start; the least of `rounds` new processes counts.
+def cold_rows(peers: Iterable[str], threads: int, seconds: float) -> list[Row]:
+    """Measure every row of the cold start; the least of several new processes counts.
 
-    Peers that cannot be imported are left out: the run names them elsewhere.
+    numbadw starts `EMPTY_CACHES * (1 + FULL_CACHES)` times, the import of every peer
+    again and again until that has taken `seconds`. Peers that cannot be imported are
+    left out: the run names them elsewhere.
     """
-    modules = {MODULES[name][0]: None for name in peers}
-    least: dict[str, dict[str, float]] = {}
-    for _ in range(rounds):
-        for row, name, seconds in _measure(modules, threads):
-            known = least.setdefault(row, {})
-            known[name] = min(seconds, known.get(name, seconds))
+    least: dict[str, dict[str, float]] = {IMPORT: {}}
+
+    def keep(row: str, name: str, taken: float) -> None:
+        known = least.setdefault(row, {})
+        known[name] = min(taken, known.get(name, taken))
+
+    for _ in range(EMPTY_CACHES):
+        for row, taken in _own_starts(threads):
+            keep(row, "numbadw", taken)
+    ends = {MODULES[name][0]: seconds for name in peers}
+    while ends:
+        for module in list(ends):
+            start = time.perf_counter()
+            try:
+                (taken,) = _run(IMPORT_PROGRAM, threads, None, module)
+            except subprocess.CalledProcessError:
+                del ends[module]
+                continue
+            keep(IMPORT, module.partition(".")[0], taken)
+            ends[module] -= time.perf_counter() - start
+            if ends[module] <= 0:
+                del ends[module]
     return [
-        Row(COLD, row, COLD, threads, ("numbadw",), seconds)
-        for row, seconds in least.items()
+        Row(COLD, row, COLD, threads, ("numbadw",), taken)
+        for row, taken in least.items()
     ]
 
 
-def _measure(modules: Iterable[str], threads: int) -> Iterator[tuple[str, str, float]]:
-    """Give row, name and seconds of everything, once."""
+def _own_starts(threads: int) -> Iterator[tuple[str, float]]:
+    """Give row and seconds of numbadw's starts, the first with an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
-        for state in ("nothing cached", "cached"):
+        for number in range(1 + FULL_CACHES):
+            state = "cached" if number else "nothing cached"
             imported, first, further = _run(CALL_PROGRAM, threads, folder)
-            yield IMPORT, "numbadw", imported
-            yield f"{FIRST}, {state}", "numbadw", first
-            yield f"{FURTHER}, {state}", "numbadw", further
-    for module in modules:
-        try:
-            (seconds,) = _run(IMPORT_PROGRAM, threads, None, module)
-        except subprocess.CalledProcessError:
-            continue
-        yield IMPORT, module.partition(".")[0], seconds
+            yield IMPORT, imported
+            yield f"{FIRST}, {state}", first
+            yield f"{FURTHER}, {state}", further
 
 
 def _run(program: str, threads: int, cache: str | None, *arguments: str) -> list[float]:

@@ -11,13 +11,17 @@ from numbadw.bench.workloads import Workload, make_data
 class Contest:
     """The data of one pass over a workload, and calls that are checked before timed.
 
-    The calls need it alive: some peers read their data by address.
+    The calls need it alive: some peers read their data by address. A contest `before`
+    is one whose right results serve again; its memory does not.
     """
 
-    def __init__(self, kind: Pass, workload: Workload) -> None:
+    def __init__(
+        self, kind: Pass, workload: Workload, before: "Contest | None" = None
+    ) -> None:
         self.kind, self.workload = kind, workload
         self._data = make_data(workload)
-        self._oracle = Oracle(workload, *self._data)
+        oracle = before._oracle if before else Oracle(workload, *self._data)
+        self._oracle: Oracle = oracle
         self._ours = kind.prepare(workload, *self._data)
         self._alive: list[Prepared] = []
 

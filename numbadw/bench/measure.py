@@ -1,5 +1,6 @@
 """Times: interleaved rounds, the minimum counts."""
 
+import functools
 import gc
 import platform
 import time
@@ -31,7 +32,12 @@ LIBRARIES = (
 # Long enough for the timer's own 100 ns to vanish, short enough that an interruption
 # spoils one batch of many.
 BATCH_SECONDS = 2e-4
-BATCHES_PER_TURN = 4
+TURN_SECONDS = 8e-3
+# A thread that is woken after a pause may be put on the core of the one that waits for
+# it, where both take turns of 4 ms while another core idles: on two threads LiteRT had
+# the speed of one in every second turn. A turn in which this thread waited for a core
+# for such a share of the time is taken again, a few times at most.
+WAITED_SHARE, TRIES = 0.1, 4
 # Calls longer than this need no warm-up and run once a turn.
 LONG_SECONDS = 2e-2
 # Thread pools spin after a call: PyTorch's for 12 ms, ONNX Runtime's for 48 ms. On two
@@ -44,7 +50,7 @@ SETTLE_SECONDS = 0.1
 # callable this many times slower than the yardstick stops: more rounds would change
 # its time by some percent and who is the fastest not at all. One that is slow by
 # another order, and takes longer than a pause of the system, is timed once.
-LEAST_ROUNDS = 3
+LEAST_ROUNDS = 2
 SLOW = 3.0
 HOPELESS, HOPELESS_SECONDS = 30.0, 0.1
 
@@ -60,9 +66,9 @@ def interleaved(
 ) -> dict[str, float]:
     """Time callables fairly and give the seconds of one call of each.
 
-    In every round each callable warms up and runs a few short batches, whose length
-    was chosen to take about `min_time`; the order is rotated from round to round. The
-    minimum over all batches counts: noise only ever adds.
+    In every round each callable warms up and runs short batches of about `min_time`
+    for `TURN_SECONDS`; the order is rotated from round to round. The minimum over all
+    batches counts: noise only ever adds.
 
     Parameters
     ----------
@@ -73,13 +79,13 @@ def interleaved(
     min_time : float, default 2e-4
         Length of a batch in seconds, unless one call takes longer.
     budget : float, default 5.0
-        Seconds after which no fourth or later round begins.
+        Seconds after which no third or later round begins.
     settle : float, default 0.1
         Longest wait before a turn for the thread pools of this process to sleep.
     yardstick : str, optional
         What the others are compared with; those three times slower than it stop after
-        three rounds, and one call has to do where 30 times as slow and longer than
-        0.1 s. By default the fastest, and all run at least three rounds.
+        two rounds, and one call has to do where 30 times as slow and longer than
+        0.1 s. By default the fastest, and all run at least two rounds.
 
     Returns
     -------
@@ -88,21 +94,26 @@ def interleaved(
     """
     with _no_collection():
         end = time.perf_counter() + budget
-        repeats, best = _calibrate_all(callables, min_time, yardstick)
-        active = list(repeats)
+        guesses, best = _guess_all(callables, yardstick)
+        active = list(guesses)
         for number in range(max(rounds, 1)):
             shift = number % max(len(active), 1)
             for name in active[shift:] + active[:shift]:
-                _settle(settle)
-                seconds = _turn(callables[name], repeats[name], best[name])
-                best[name] = min(best[name], seconds)
+                guess = min(guesses[name], best[name])
+                turn = functools.partial(_turn, callables[name], guess, min_time)
+                best[name] = min(best[name], _undisturbed(turn, settle))
             if number + 1 >= LEAST_ROUNDS and time.perf_counter() > end:
                 break
             if number + 1 == LEAST_ROUNDS:
-                fastest = min(best.values(), default=0.0)
-                limit = SLOW * (best[yardstick] if yardstick else fastest)
-                active = [name for name in active if best[name] <= limit]
+                chosen = yardstick or min(best, key=best.__getitem__, default="")
+                active = contenders({name: best[name] for name in active}, chosen)
     return best
+
+
+def contenders(seconds: Mapping[str, float], yardstick: str) -> list[str]:
+    """Give the names that are not so slow beside the yardstick that they stop."""
+    limit = SLOW * seconds.get(yardstick, float("inf"))
+    return [name for name, taken in seconds.items() if taken <= limit]
 
 
 def core_seconds(path: Path = Path("/proc/self/schedstat")) -> tuple[float, float]:
@@ -131,12 +142,29 @@ def machine() -> dict[str, str]:
     return facts
 
 
-def _turn(call: Callable[[], object], repeat: int, known: float) -> float:
-    """Give the best seconds of one call over a few batches."""
-    if known > LONG_SECONDS and repeat == 1:
-        return _batch(call, repeat)
-    _batch(call, repeat // 2 + 1)
-    return min(_batch(call, repeat) for _ in range(BATCHES_PER_TURN)) / repeat
+def _undisturbed(turn: Callable[[], float], settle: float) -> float:
+    """Give the best seconds of a turn, taken again while there was no core for it."""
+    best = float("inf")
+    for _ in range(TRIES):
+        _settle(settle)
+        before = core_seconds()
+        best = min(best, turn())
+        ran, waited = (b - a for a, b in zip(before, core_seconds(), strict=True))
+        if waited <= WAITED_SHARE * (ran + waited):
+            break
+    return best
+
+
+def _turn(call: Callable[[], object], guess: float, min_time: float) -> float:
+    """Give the best seconds of one call over the batches of a turn."""
+    if guess > LONG_SECONDS:
+        return _batch(call, 1)
+    end, best = time.perf_counter() + TURN_SECONDS, float("inf")
+    _batch(call, round(min_time / guess) // 2 + 1)
+    while best == float("inf") or time.perf_counter() < end:
+        repeat = max(1, round(min_time / min(guess, best)))
+        best = min(best, _batch(call, repeat) / repeat)
+    return best
 
 
 def _batch(call: Callable[[], object], repeat: int) -> float:
@@ -147,35 +175,28 @@ def _batch(call: Callable[[], object], repeat: int) -> float:
     return (time.perf_counter_ns() - start) * 1e-9
 
 
-def _calibrate_all(
-    callables: Mapping[str, Callable[[], object]],
-    min_time: float,
-    yardstick: str | None,
-) -> tuple[dict[str, int], dict[str, float]]:
-    """Give how many calls make a batch, and the seconds of what is not timed again."""
-    repeats: dict[str, int] = {}
+def _guess_all(
+    callables: Mapping[str, Callable[[], object]], yardstick: str | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Give about the seconds of one call, and those of what is not timed again."""
+    guesses: dict[str, float] = {}
     best = dict.fromkeys(callables, float("inf"))
     limit = float("inf")
     for name in sorted(callables, key=lambda name: name != yardstick):
-        repeats[name], seconds = _calibrate(callables[name], min_time)
+        seconds = _guess(callables[name])
         if name == yardstick:
             limit = max(HOPELESS * seconds, HOPELESS_SECONDS)
-        elif seconds > limit:
+        if seconds > limit:
             best[name] = seconds
-            del repeats[name]
-    return {name: repeats[name] for name in callables if name in repeats}, best
+        else:
+            guesses[name] = seconds
+    return {name: guesses[name] for name in callables if name in guesses}, best
 
 
-def _calibrate(call: Callable[[], object], min_time: float) -> tuple[int, float]:
-    """Find how many calls take about `min_time`, and give the seconds of one."""
-    if (seconds := _batch(call, 1)) > LONG_SECONDS:
-        seconds = min(seconds, _batch(call, 1))
-    if seconds > LONG_SECONDS:
-        return 1, seconds
-    repeat = 1
-    while (taken := _batch(call, repeat)) < min_time / 2:
-        repeat *= 2
-    return max(1, round(repeat * min_time / taken)), taken / repeat
+def _guess(call: Callable[[], object]) -> float:
+    """Give the least seconds of a few calls, none of which warmed anything up."""
+    seconds = min(_batch(call, 1), _batch(call, 1))
+    return seconds if seconds > LONG_SECONDS else min(seconds, _batch(call, 1))
 
 
 def _settle(limit: float) -> None:

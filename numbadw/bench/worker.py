@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numbadw
-from numbadw.bench.contest import Contest
 from numbadw.bench.measure import core_seconds
 from numbadw.bench.peers import missing_peers
 from numbadw.bench.results import Row
+from numbadw.bench.sittings import Sittings
 from numbadw.bench.targets import TARGETS
 from numbadw.bench.tasks import Task
 from numbadw.bench.workloads import Workload
@@ -70,18 +70,11 @@ def run_job(job: Job, emit: Emit) -> None:
         ceilings = target.ceilings(job.threads)
         emit("ceilings", asdict(ceilings))
         for number, task in enumerate(job.tasks):
-            start = time.perf_counter()
-            share = (end - start) / (len(job.tasks) - number)
+            share = (end - time.perf_counter()) / (len(job.tasks) - number)
             kind, workload = target.passes[task.kind], task.workload
-            contest = Contest(kind, workload)
-            calls, notes = contest.calls(peers, job.threads)
-            spent = time.perf_counter() - start
-            seconds = target.time(
-                calls,
-                rounds=job.rounds,
-                budget=min(max(share - spent, LEAST_SECONDS), MOST_SECONDS),
-                yardstick=kind.main,
-            )
+            sittings = Sittings(kind, workload, target.time, job.threads, job.rounds)
+            budget = min(max(share, LEAST_SECONDS), MOST_SECONDS)
+            seconds, notes = sittings.measure(peers, budget)
             needed, size = kind.needed(workload), kind.bytes(workload)
             row = Row(
                 task.group,
@@ -95,7 +88,7 @@ def run_job(job: Job, emit: Emit) -> None:
                 size,
                 ceilings.seconds(needed, size),
                 workload,
-                tuple(notes),
+                notes,
             )
             emit("row", asdict(row))
     ran, waited = (b - a for a, b in zip(before, core_seconds(), strict=True))
