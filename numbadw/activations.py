@@ -195,6 +195,11 @@ ACTIVATIONS = {row.name: row for row in _ROWS}
 ALIASES = {"swish": "silu", "hard_swish": "hard_silu"}
 
 
+def canonical(value: object, name: str = "activation") -> object:
+    """Give a user's activation, a pair as `resolve` does: equal ones mean the same."""
+    return value if value is None or type(value) is str else resolve(value, name)
+
+
 def resolve(value: object, name: str = "activation") -> tuple[str, float]:
     """Turn a user's activation into a canonical name and its parameter.
 

@@ -9,61 +9,112 @@ import numpy as np
 
 Call = TypeVar("Call")
 MOST = 4096
-_PLAIN = (str, int, type(None))
+_PLAIN = frozenset((str, int, type(None)))
 
 
 class Calls(Generic[Call]):
-    """Calls by the shapes, strides and dtypes of their arrays and their options.
+    """Calls by the shapes, strides and dtypes of their arrays and by their options.
 
-    Cleared when full: programs use few shapes, and a miss only costs a plan.
+    The options are one tuple; two that are equal must mean the same: what `exact` says
+    of numbers, and of strings and None in any case.  Cleared when full: programs use
+    few shapes, and a miss only costs a plan.
     """
 
     def __init__(self) -> None:
         self._known: dict[Any, Call] = {}
 
-    def find(self, arrays: Sequence[Any], options: tuple[Any, ...]) -> Call | None:
-        """Return the call of such arguments, None if there was none."""
-        key = _key(arrays, options)
-        return None if key is None else self._known.get(key)
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def clear(self) -> None:
+        """Forget all calls."""
+        self._known.clear()
+
+    def find(
+        self,
+        options: tuple[Any, ...],
+        a: Any,
+        b: Any,
+        c: Any = None,
+        d: Any = None,
+        put: Call | None = None,
+    ) -> Call | None:
+        """Return the call of such arguments, None if there was none.
+
+        The first two are arrays, the others may be None; with `put` this is the call
+        from now on.  What is no plain NumPy array (masked ones must not hit) and
+        options that cannot be hashed are never found: the checks name them.
+        """
+        # In a loop over any number of arrays this takes 0.1 us more.
+        if type(a) is not np.ndarray or type(b) is not np.ndarray:
+            return None
+        if c is not None:
+            if type(c) is not np.ndarray:
+                return None
+            c = c.shape, c.strides, c.dtype
+        if d is not None:
+            if type(d) is not np.ndarray:
+                return None
+            d = d.shape, d.strides, d.dtype
+        kinds = a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype
+        key = options, kinds, c, d
+        try:
+            call = self._known.get(key)
+        except TypeError:
+            return None
+        if put is not None:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[key] = put
+        return call
 
     def keep(
         self,
         call: Call,
-        arrays: Sequence[Any],
         options: tuple[Any, ...],
+        given: Sequence[Any],
         checked: Sequence[Any],
     ) -> None:
-        """Remember a call whose checked arrays are the given ones, not copies."""
-        key = _key(arrays, options)
-        if key is None or not all(map(_is_given, arrays, checked)):
-            return
-        if len(self._known) >= MOST:
-            self._known.clear()
-        self._known[key] = call
+        """Remember a call whose checked arrays are the given ones, not copies.
+
+        The first four are those that `find` takes; the options hold `kind` of others.
+        """
+        if all(map(as_given, given, checked)):
+            a, b, c, d = (*given, None, None)[:4]
+            self.find(options, a, b, c, d, put=call)
 
 
-def _key(arrays: Sequence[Any], options: tuple[Any, ...]) -> Any:
-    """Give all that a call depends on, or None where it takes the checks to tell."""
-    kinds: list[Any] = []
-    for array in arrays:
-        if array is None:
-            kinds.append(None)
-        elif type(array) is np.ndarray:
-            kinds.append((array.shape, array.strides, array.dtype, array.flags.aligned))
-        else:
-            return None
-    # Only exact types: True == 1.
-    for option in options:
-        if type(option) not in _PLAIN and not (
-            type(option) is tuple and all(type(item) in _PLAIN for item in option)
-        ):
-            return None
-    return (*kinds, *options)
+def exact(option: Any) -> bool:
+    """Tell whether all that equals an option and is `exact`, too, means the same.
+
+    Among numbers these are Python's integers alone: True and 1.0 equal 1.
+    """
+    kind = type(option)
+    return kind in _PLAIN or (
+        kind is tuple
+        and (_PLAIN.issuperset(map(type, option)) or all(map(exact, option)))
+    )
 
 
-def _is_given(given: Any, checked: Any) -> bool:
-    """Tell whether a checked array, maybe reshaped, holds the given one's memory."""
-    if given is None or checked is None:
-        return given is checked
+def aligned(a: Any, b: Any) -> bool:
+    """Tell whether two plain NumPy arrays are on their dtype's boundary, or None."""
+    return (a is None or (type(a) is np.ndarray and a.flags.aligned)) and (
+        b is None or (type(b) is np.ndarray and b.flags.aligned)
+    )
+
+
+def kind(array: Any) -> Any:
+    """Give what a call depends on of one array more than `find` takes."""
+    if type(array) is not np.ndarray:
+        return type(array)
+    return array.shape, array.strides, array.dtype
+
+
+def as_given(given: Any, checked: Any) -> bool:
+    """Tell whether a checked array, maybe reshaped, is the given one and no copy."""
+    if given is checked:
+        return True
+    if not isinstance(given, np.ndarray) or checked is None:
+        return False
     same = checked.dtype == given.dtype and np.may_share_memory(checked, given)
     return bool(same and checked.strides == given.strides[-checked.ndim :])

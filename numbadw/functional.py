@@ -1,7 +1,6 @@
 """The public functions: check, look the plan up, run.
 
-A call whose arguments were seen before costs one dictionary look-up: the key holds the
-shapes, strides and dtypes of the arrays and the options as given.  Everything else
+A call whose arguments were seen before costs one look-up (calls.py).  Everything else
 (checks, geometry, plan, compilation) happens on the first such call.
 """
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numbadw import activations, checks
+from numbadw.calls import Calls, as_given, exact
 from numbadw.dispatch import (
     ARRAYS,
     DONE,
@@ -61,10 +61,8 @@ IMAGES = Rank(
     bind_gradients,
     operator.attrgetter("output_shape"),
 )
-# Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
-_CALLS: dict[Any, tuple[Run, tuple[int, ...], np.dtype[Any]]] = {}
-_MOST_CALLS = 4096
-_SIMPLE = (str, int)  # paddings that are their own key
+_calls: Calls[tuple[Run, tuple[int, ...], np.dtype[Any]]] = Calls()
+_SIMPLE = (str, int)  # what paddings usually are
 
 
 def depthwise_conv2d(
@@ -165,48 +163,18 @@ def convolve(
     options: Options,
 ) -> Array:
     """Check the arguments as the user gave them, or know them again, and run."""
-    strides, padding, dilation_rate, _, activation, _ = options
-    # Only exact types reach the look-up: True == 1 and masked arrays must not hit.
-    plain = (
-        type(inputs) is np.ndarray
-        and type(kernel) is np.ndarray
-        and (bias is None or type(bias) is np.ndarray)
-        and (out is None or type(out) is np.ndarray)
-        and (activation is None or type(activation) is str)
-    )
-    if plain:
-        if not (
-            type(strides) is type(dilation_rate) is int and type(padding) in _SIMPLE
-        ):
-            strides = rank.steps(strides, "strides")
-            dilation_rate = rank.steps(dilation_rate, "dilation_rate")
-            padding = rank.padding(padding)
-            options = strides, padding, dilation_rate, *options[3:]
-        key = (
-            inputs.shape,
-            inputs.strides,
-            inputs.dtype,
-            kernel.shape,
-            kernel.strides,
-            kernel.dtype,
-            options,
-            None if bias is None else (bias.shape, bias.strides, bias.dtype),
-            None if out is None else (out.shape, out.strides, out.dtype),
-        )
-        try:
-            call = _CALLS.get(key)
-        except TypeError:  # an option that cannot be hashed: the checks name it
-            call, plain = None, False
-        if call is not None:
-            run, shape, dtype = call
-            if out is None:
-                result = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=inputs)
-                run(inputs, kernel, bias, result, NOTHING)
-                return result
-            status = run(inputs, kernel, bias, out, OVERLAP)
-            if status:
-                settle(status, run, inputs, kernel, bias, out)
-            return out
+    known = canonical(rank, options)
+    call = _calls.find(known, inputs, kernel, bias, out)
+    if call is not None:
+        run, shape, dtype = call
+        if out is None:
+            result = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=inputs)
+            run(inputs, kernel, bias, result, NOTHING)
+            return result
+        status = run(inputs, kernel, bias, out, OVERLAP)
+        if status:
+            settle(status, run, inputs, kernel, bias, out)
+        return out
     if on_device(options[5], inputs):
         functions = device_functions(rank)
         result = functions.forward(inputs, kernel, bias, options[:5], out)
@@ -214,11 +182,29 @@ def convolve(
     run, shape, x, w, b, o = _check(rank, inputs, kernel, bias, out, options)
     result = aligned_empty(shape, x.dtype, beside=x) if o is None else o
     run(x, w, b, result, NOTHING)
-    if plain and x.dtype == inputs.dtype and as_given(kernel, w) and as_given(bias, b):
-        if len(_CALLS) >= _MOST_CALLS:
-            _CALLS.clear()
-        _CALLS[key] = run, shape, x.dtype
+    _calls.keep((run, shape, x.dtype), known, (inputs, kernel, bias, out), (x, w, b, o))
     return result if out is None else out
+
+
+def canonical(rank: Rank, options: Options) -> Options:
+    """Give options as `Calls` take them: equal only where they mean the same."""
+    strides, padding, dilation_rate, data_format, activation, backend = options
+    if (
+        type(strides) is type(dilation_rate) is int
+        and type(padding) in _SIMPLE
+        and (activation is None or type(activation) is str)
+    ):
+        return options
+    return (
+        strides if exact(strides) else rank.steps(strides, "strides"),
+        padding if exact(padding) else rank.padding(padding),
+        dilation_rate
+        if exact(dilation_rate)
+        else rank.steps(dilation_rate, "dilation_rate"),
+        data_format,
+        activations.canonical(activation),
+        backend,
+    )
 
 
 def prepare(
@@ -290,14 +276,6 @@ class Prepared:
         if status:
             settle(status, run, x, kernel, bias, out)
         return out
-
-
-def as_given(given: Any, checked: Any) -> bool:
-    """Tell whether the checked array is the given one, not a converted copy."""
-    if given is None or checked is None:
-        return given is checked
-    same = given.dtype == checked.dtype and given.strides == checked.strides
-    return bool(same and np.may_share_memory(given, checked))
 
 
 def settle(

@@ -1,21 +1,21 @@
 """The public gradients: check, look the plan up, run.
 
-As in `functional`, a call whose arguments were seen before costs one look-up.  The
-three functions are one, `gradients`, that is asked for the gradient at the inputs, at
-the kernel (and the bias), or for all of them.
+A call whose arguments were seen before costs one look-up (calls.py).  The three
+functions are one, `gradients`, that is asked for the gradient at the inputs, at the
+kernel (and the bias), or for all of them.
 """
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from numbadw import activations, checks, dispatch
+from numbadw.calls import Calls, aligned
 from numbadw.dispatch import GradientRun, choose_backend
-from numbadw.functional import IMAGES, Options, Rank, device_functions
+from numbadw.functional import IMAGES, Options, Rank, canonical, device_functions
 from numbadw.geometry import Geometry
 from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
 
@@ -34,10 +34,7 @@ class _Call(NamedTuple):
     dtype: np.dtype[Any]
 
 
-# Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
-_CALLS: dict[Any, _Call] = {}
-_MOST_CALLS = 4096
-_SIMPLE = (str, int)  # paddings that are their own key
+_calls: Calls[_Call] = Calls()
 # The shape that no array tells: argument, axes and least size.
 _SHAPES = {
     "input": ("input_shape", "(N, H, W, C) or (N, C, H, W)", 0),
@@ -275,16 +272,16 @@ def gradients(
     if dispatch.on_device(options[5], given[3] if wanted == "input" else given[0]):
         device = device_functions(rank)
         return cast(Results, device.gradients(wanted, given, shape, options[:5]))
-    key = _key(rank, wanted, given, shape, options)
-    call = None if key is None else _CALLS.get(key)
+    known = wanted, _plain_shape(wanted, shape), canonical(rank, options)
+    # `wanted` and their number tell which arrays these are, four at most.
+    there = [array for array in given if array is not None]
+    # A run takes inputs and grad of any alignment, and so does what writes into out.
+    call = _calls.find(known, *there) if aligned(given[1], given[2]) else None
     arrays = given
     if call is None:
         call, arrays = _check(rank, wanted, given, shape, options)
-        if len(_CALLS) >= _MOST_CALLS:
-            _CALLS.clear()
-        # Only calls that need no conversion are known by their key.
-        if key is not None and all(map(operator.is_, given, arrays)):
-            _CALLS[key] = call
+        checked = [array for array in arrays if array is not None]
+        _calls.keep(call, known, there, checked)
     elif given[4] is not None:
         _check_out(given, given[4].shape, call.dtype)
     return _run(wanted, call, arrays)
@@ -316,39 +313,11 @@ def _run(wanted: str, call: _Call, arrays: Arrays) -> Results:
     return x_grad, w_grad, b_grad
 
 
-def _key(rank: Rank, wanted: str, arrays: Arrays, shape: Any, options: Options) -> Any:
-    """Give all that a plan depends on, or None where it takes the checks to tell."""
-    strides, padding, dilation_rate, data_format, activation, backend = options
-    if not (type(data_format) is type(backend) is str):
-        return None
-    # Only exact types reach the look-up: True == 1, and masked arrays must not hit.
-    kinds: list[Any] = []
-    for array in arrays:
-        if array is None:
-            kinds.append(None)
-        elif type(array) is np.ndarray:
-            kinds += array.shape, array.strides, array.dtype, array.flags.aligned
-        else:
-            return None
-    if type(activation) is not str and activation is not None:
-        activation = activations.resolve(activation)
-    if not (type(strides) is type(dilation_rate) is int and type(padding) in _SIMPLE):
-        strides = rank.steps(strides, "strides")
-        dilation_rate = rank.steps(dilation_rate, "dilation_rate")
-        padding = rank.padding(padding)
-    if shape is not None and (type(shape) is not tuple or {*map(type, shape)} != {int}):
-        shape = checks.shape(shape, *_SHAPES[wanted])
-    return (
-        wanted,
-        shape,
-        strides,
-        padding,
-        dilation_rate,
-        data_format,
-        activation,
-        backend,
-        *kinds,
-    )
+def _plain_shape(wanted: str, shape: Any) -> Any:
+    """Give the shape that no array tells as a tuple of Python's integers, or None."""
+    if shape is None or (type(shape) is tuple and {*map(type, shape)} == {int}):
+        return shape
+    return checks.shape(shape, *_SHAPES[wanted])
 
 
 def _check(

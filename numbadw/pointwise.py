@@ -1,6 +1,6 @@
 """Pointwise (1x1) convolution: every pixel's channels times a matrix.
 
-As in functional.py, a call whose arguments were seen before costs one look-up.
+A call whose arguments were seen before costs one look-up (calls.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from numbadw import activations, checks
-from numbadw.calls import Calls
+from numbadw.calls import Calls, aligned
 from numbadw.dispatch import (
     NOTHING,
     OVERLAP,
@@ -97,11 +97,11 @@ def pointwise_conv2d(
     (1, 14, 14, 32)
     """
     arrays = inputs, kernel, bias, out
-    options = activation, data_format, backend
-    call = _calls.find(arrays, options)
+    options = activations.canonical(activation), data_format, backend
+    call = _calls.find(options, *arrays) if aligned(kernel, bias) else None
     if call is None:
-        call, (x, w, b) = _check(*arrays, *options)
-        _calls.keep(call, arrays, options, (x, w, b, out))
+        call, (x, w, b) = _check(*arrays, activation, data_format, backend)
+        _calls.keep(call, options, arrays, (x, w, b, out))
     else:
         x, w, b = inputs, kernel.reshape(call[2]), bias
     run, shape, _ = call

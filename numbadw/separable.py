@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from numbadw import activations, checks
-from numbadw.calls import Calls
+from numbadw.calls import Calls, aligned, kind
 from numbadw.dispatch import SeparableRun, bind_separable, choose_backend, without_cuda
-from numbadw.functional import depthwise_conv2d
+from numbadw.functional import IMAGES, canonical, depthwise_conv2d
 from numbadw.geometry import make_geometry
 from numbadw.gradients import depthwise_conv2d_grad
 from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
@@ -107,19 +107,19 @@ def separable_conv2d(
     (1, 16, 16, 16)
     """
     arrays = inputs, depthwise_kernel, depthwise_bias, pointwise_kernel, bias
-    options = (
-        strides,
-        padding,
-        dilation_rate,
-        depthwise_activation,
-        activation,
-        data_format,
-        backend,
+    options = strides, padding, dilation_rate, data_format, activation, backend
+    known = (
+        canonical(IMAGES, options),
+        activations.canonical(depthwise_activation, "depthwise_activation"),
+        kind(bias),
+        kind(out),
     )
-    call = _calls.find((*arrays, out), options)
+    call = None
+    if aligned(depthwise_kernel, depthwise_bias) and aligned(pointwise_kernel, bias):
+        call = _calls.find(known, *arrays[:4])
     if call is None:
-        call, checked = _bind(arrays, out, options)
-        _calls.keep(call, (*arrays, out), options, (*checked, out))
+        call, checked = _bind(arrays, out, (depthwise_activation, *options))
+        _calls.keep(call, known, (*arrays, out), (*checked, out))
     else:
         checked = *arrays[:3], pointwise_kernel.reshape(call.matrix), bias
     return _run(call, checked, arrays, out)
@@ -162,7 +162,7 @@ def _bind(
     given: tuple[Any, ...], out: Any, options: tuple[Any, ...]
 ) -> tuple[_Call, Arrays]:
     """Turn the user's arguments into a bound run and the arrays it takes."""
-    strides, padding, dilation_rate, first, second, data_format, backend = options
+    first, strides, padding, dilation_rate, data_format, second, backend = options
     target = without_cuda(choose_backend(backend, given[0]), "separable convolution")
     channels_first = checks.data_format(data_format)
     steps = checks.pair(strides, "strides"), checks.pair(dilation_rate, "dilation_rate")
@@ -273,7 +273,8 @@ def separable_conv2d_grad(
         "dilation_rate": dilation_rate,
     }
     both: dict[str, Any] = {"data_format": data_format, "backend": backend}
-    options = (*first.values(), depthwise_activation, activation, *both.values())
+    steps = strides, padding, dilation_rate
+    options = (depthwise_activation, *steps, data_format, activation, backend)
     call, (x, kernel, between, matrix, b) = _bind(given, None, options)
     g = checks.result_grad(grad, call.shape, x.dtype)
     first |= {**both, "activation": depthwise_activation}

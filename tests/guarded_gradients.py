@@ -178,7 +178,7 @@ def kinds(rng):
 def forget():
     """Let the next calls make plans of their own."""
     dispatch.bind_gradients.cache_clear()
-    gradients._CALLS.clear()
+    gradients._calls.clear()
 
 
 if __name__ == "__main__":

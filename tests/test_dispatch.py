@@ -8,9 +8,16 @@ import pytest
 from cases import Case, assert_close, environment, lanes
 
 import numbadw as ndw
-from numbadw import functional
+from numbadw import calls, functional
 
 SHAPE = (1, 6, 7, 19)
+# Other forms of the options that a bad call may have equal ones of.
+PAIRS = (
+    {"strides": (1, 1)},
+    {"dilation_rate": (1, 1)},
+    {"padding": ((0, 0), (0, 0))},
+    {"activation": ("leaky_relu", 1.0)},
+)
 
 
 @pytest.fixture
@@ -22,6 +29,9 @@ def arrays(rng):
         for target in (None, out):
             for bias in (None, b):
                 ndw.depthwise_conv2d(x, k, bias, padding=0, out=target, backend=backend)
+            for pairs in PAIRS:
+                options = {"padding": 0, "backend": backend, **pairs}
+                ndw.depthwise_conv2d(x, k, b, out=target, **options)
         ndw.depthwise_conv2d(x, k, b, padding=1, backend=backend)
     return x, k, b, out
 
@@ -75,6 +85,7 @@ def test_reference_rounds_once(arrays):
         (TypeError, "activation", 1),
         (ValueError, "activation", "reluu"),
         (TypeError, "activation", ("leaky_relu", [0.1])),
+        (TypeError, "activation", ("leaky_relu", True)),
         (TypeError, "backend", 0),
         (ValueError, "backend", "gpu"),
     ],
@@ -205,12 +216,12 @@ def test_calls_seen_before_do_no_checks(arrays, monkeypatch):
 
 
 def test_the_table_of_calls_stays_small(rng, monkeypatch):
-    monkeypatch.setattr(functional, "_MOST_CALLS", 3)
+    monkeypatch.setattr(calls, "MOST", 3)
     x, k, _ = Case(6, 40, 19).arrays(rng)
     for w in range(3, 12):
         piece = np.ascontiguousarray(x[:, :, :w])
         assert_close(ndw.depthwise_conv2d(piece, k), piece, k)
-        assert len(functional._CALLS) <= 3
+        assert len(functional._calls) <= 3
 
 
 NO_JIT = """

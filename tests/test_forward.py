@@ -223,7 +223,7 @@ def tiny_caches(monkeypatch):
     """Plan as if every array were larger than the last cache."""
 
     def forget():
-        functional._CALLS.clear()
+        functional._calls.clear()
         dispatch.bind_forward.cache_clear()
 
     forget()

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 from views import VIEWS, every_other, surrounded
 
 import numbadw as ndw
-from numbadw import activations, gradients
+from numbadw import activations, calls, gradients
 from numbadw.memory import LINE, SMALL_BYTES
 
 FEW, MANY = 3, 19
@@ -415,10 +415,10 @@ class TestCalls:
                 np.testing.assert_array_equal(result, right)
 
     def test_the_table_of_calls_stays_small(self, monkeypatch, rng):
-        monkeypatch.setattr(gradients, "_MOST_CALLS", 3)
+        monkeypatch.setattr(calls, "MOST", 3)
         for w in range(3, 12):
             check_gradients(Case(6, w, 2), rng, backend="reference")
-            assert len(gradients._CALLS) <= 3
+            assert len(gradients._calls) <= 3
 
     def test_changed_values_count_at_the_next_call(self, backend, rng):
         x, k, b, g = draw(Case(6, 7, MANY), rng)

@@ -91,7 +91,7 @@ def count_launches(monkeypatch):
 
     monkeypatch.setattr(launch, "parallel_driver", lambda: driver)
     # Runs bound before hold the real driver.
-    functional._CALLS.clear()
+    functional._calls.clear()
     dispatch.bind_forward.cache_clear()
     return seen
 

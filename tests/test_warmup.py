@@ -30,7 +30,7 @@ PADDINGS = ("same", 3, ((0, 5), (7, 1)))
 
 def forget():
     """Start as a new process does, but for the threads, which stay."""
-    for known in (functional._CALLS, gradients._CALLS):
+    for known in (functional._calls, gradients._calls):
         known.clear()
     for function in (
         dispatch.bind_forward,

@@ -150,12 +150,12 @@ class SeparableConv2D(ConvLayer):
 
     def _prepare(self, inputs: Any, out: Array | None) -> PreparedSeparable:
         options = (
+            None,  # the depthwise activation
             self.strides,
             self.padding,
             self.dilation_rate,
-            None,
-            self.activation,
             self.data_format,
+            self.activation,
             self.backend,
         )
         kernels = self.depthwise_kernel, None, self.pointwise_kernel, self.bias

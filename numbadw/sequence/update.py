@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from numbadw import activations, checks
+from numbadw.calls import Calls
 from numbadw.dispatch import NOTHING, Run, choose_backend
-from numbadw.functional import as_given
 from numbadw.geometry import make_sequence_geometry
 from numbadw.memory import (
     LEAST_KEPT,
@@ -27,9 +27,7 @@ from numbadw.sequence.rank import bind_sequences, result_shape, state_size
 Array = npt.NDArray[Any]
 # What a step needs: its run, the shapes of its inputs and of its output, the dtype.
 Step = tuple[Run, tuple[int, ...], tuple[int, ...], np.dtype[Any]]
-# Steps seen, as the calls of `functional`.
-_STEPS: dict[Any, Step] = {}
-_MOST_STEPS = 4096
+_steps: Calls[Step] = Calls()
 
 
 def depthwise_conv1d_update(
@@ -85,43 +83,21 @@ def depthwise_conv1d_update(
     >>> np.array_equal(y, whole[:, -1])
     True
     """
-    key = _step_key(state, x, kernel, bias, dilation_rate, activation)
-    step = None if key is None else _STEPS.get(key)
-    if step is None:
-        return _first_step(state, x, kernel, bias, dilation_rate, activation)
-    return _take(step, state, x, kernel, bias)
+    if type(dilation_rate) is not int:
+        dilation_rate = checks.step(dilation_rate, "dilation_rate")
+    options = dilation_rate, activations.canonical(activation)
+    step = _steps.find(options, x, kernel, bias, state)
+    if step is not None:
+        return _take(step, x, kernel, bias, state)
+    step, checked = _check(state, x, kernel, bias, dilation_rate, activation)
+    _steps.keep(step, options, (x, kernel, bias, state), checked)
+    return _take(step, *checked)
 
 
-def _step_key(
+def _check(
     state: Any, x: Any, kernel: Any, bias: Any, dilation_rate: Any, activation: Any
-) -> Any:
-    """Give all that a step depends on, or None where it takes the checks to tell."""
-    plain = (
-        type(state) is type(x) is type(kernel) is np.ndarray
-        and (bias is None or type(bias) is np.ndarray)
-        and type(dilation_rate) is int
-        and (activation is None or type(activation) is str)
-    )
-    if not plain:
-        return None
-    return (
-        state.shape,
-        state.dtype,
-        x.shape,
-        x.dtype,
-        kernel.shape,
-        kernel.strides,
-        kernel.dtype,
-        dilation_rate,
-        activation,
-        None if bias is None else (bias.shape, bias.strides, bias.dtype),
-    )
-
-
-def _first_step(
-    state: Any, x: Any, kernel: Any, bias: Any, dilation_rate: Any, activation: Any
-) -> tuple[Array, Array]:
-    """Check a step, remember it and take it."""
+) -> tuple[Step, tuple[Any, Any, Any, Any]]:
+    """Turn the user's arguments into a bound step and the arrays it takes."""
     target = choose_backend("auto", x)
     dilation = checks.step(dilation_rate, "dilation_rate")
     name, parameter = activations.resolve(activation)
@@ -138,17 +114,10 @@ def _first_step(
     itemsize = now.dtype.itemsize
     strides = dense_strides(shape, itemsize), dense_strides(o_shape, itemsize)
     run = bind_sequences(target, geometry, now.dtype, *strides, name, parameter)
-    step = run, shape, o_shape, now.dtype
-    if as_given(kernel, w) and as_given(bias, b) and now is x:
-        if len(_STEPS) >= _MOST_STEPS:
-            _STEPS.clear()
-        key = _step_key(state, x, kernel, bias, dilation_rate, activation)
-        if key is not None:
-            _STEPS[key] = step
-    return _take(step, before, now, w, b)
+    return (run, shape, o_shape, now.dtype), (now, w, b, before)
 
 
-def _take(step: Step, state: Any, x: Any, w: Any, b: Any) -> tuple[Array, Array]:
+def _take(step: Step, x: Any, w: Any, b: Any, state: Any) -> tuple[Array, Array]:
     run, shape, o_shape, dtype = step
     window = aligned_empty(shape, dtype, small=LEAST_KEPT)  # aligning costs 0.7 us
     window[:, :-1] = state
