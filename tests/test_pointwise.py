@@ -256,9 +256,10 @@ def test_tiles_waste_least():
     for columns in range(1, 40 * LANES, 7):
         tile = choose_tiles(columns, "f32", "linear")[0]
         vectors = -(-columns // LANES)
-        panels = -(-vectors // tile.width)
-        assert panels == -(-vectors // max(HEIGHT))
-        assert panels * tile.width - vectors < panels
+        wide = [width for width in HEIGHT if width > 1 or vectors == 1]
+        covered = [-(-vectors // width) * width for width in wide]
+        assert -(-vectors // tile.width) * tile.width == min(covered)
+        assert tile.kh == HEIGHT[tile.width]
 
 
 def test_torch_agrees(rng):

@@ -18,8 +18,10 @@ The sums over k are one chain each, in order, for any tile and place: bits never
 on where a tile lies.
 
 Registers: tile.kh * tile.width sums, as many b as vectors, and one a; on Zen 5 two
-multiply-adds a cycle need 8 sums to hide their latency of 4, and 6 rows of 4 vectors
-take (4 + 6) loads for 24 multiply-adds, where two loads a cycle are free.
+multiply-adds a cycle need 8 sums to hide their latency of 4, and 7 rows of 2 vectors
+take (2 + 7) loads for 14 multiply-adds, where two loads a cycle are free.  The steps of
+dense rows of A and of a packed panel are constants: with an integer register for each
+of 7 rows and each of UNROLL steps most would be kept on the stack.
 
 Source: the micro-kernel of Van Zee and van de Geijn, "BLIS: A Framework for Rapidly
 Instantiating BLAS Functionality", ACM TOMS 41(3), 2015.
@@ -33,7 +35,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from numbadw.cpu.label import Tile
-from numbadw.cpu.simd import Cell, Int, Simd, Vec
+from numbadw.cpu.simd import Int, Simd, Vec
 from numbadw.cpu.vecmath import emit_activation
 
 MULTIPLY_FIELDS = (
@@ -68,70 +70,124 @@ class Multiply:
         self.a = [
             fields["a"] + fields["a_row"] * last.minimum(m) for m in range(tile.kh)
         ]
+        self.accs = [
+            [simd.variable(simd.vec(0.0)) for _ in range(tile.width)]
+            for _ in range(tile.kh)
+        ]
 
-    def terms(self, accs: list[list[Cell]], first: Int, last: Int, step: int) -> None:
+    def sums(self) -> None:
+        """Add all terms, by constant steps where A's terms and the panel are dense."""
+        simd, at = self.simd, self.at
+        pitch = self.tile.width * self.size
+        dense = simd.builder.and_(
+            at["a_k"].compare("==", simd.itemsize), at["b_k"].compare("==", pitch)
+        )
+        main = at["k"].divided(UNROLL) * UNROLL
+        with simd.builder.if_else(dense) as (near, far):
+            for branch, steps in (
+                (near, (simd.itemsize, pitch)),
+                (far, (at["a_k"], at["b_k"])),
+            ):
+                with branch:
+                    self._terms(simd.integer(0), main, UNROLL, *steps)
+                    self._terms(main, at["k"], 1, *steps)
+
+    def _terms(
+        self, first: Int, last: Int, step: int, a_k: Int | int, b_k: Int | int
+    ) -> None:
         """Add the terms of `first <= k < last` to the sums, `step` at a time."""
         simd, at = self.simd, self.at
         with simd.loop(first, last, step) as k:
+            b_row, a_skip = at["b"] + k * b_k, k * a_k
             for u in range(step):
-                row = at["b"] + (k + u) * at["b_k"]
+                row, more = b_row + b_k * u, a_k * u
                 bs = [simd.load(row + v * self.size) for v in range(self.tile.width)]
-                skip = (k + u) * at["a_k"]
-                for m, sums in enumerate(accs):
-                    a = simd.load_splat(self.a[m] + skip)
+                for m, sums in enumerate(self.accs):
+                    a = simd.load_splat(self.a[m] + a_skip + more)
                     for acc, b in zip(sums, bs, strict=True):
                         acc.set(simd.fma(a, b, acc.get(simd.builder)))
 
-    def finish(self, sums: list[Cell], m: int) -> None:
-        """Add, activate and store one row, whole vectors without a mask."""
-        simd, at = self.simd, self.at
-        row = at["c"] + m * at["c_row"]
-        whole = at["columns"].compare(">=", len(sums) * simd.lanes)
-        with simd.builder.if_else(whole) as (full, tail):
+    def finish(self) -> None:
+        """Add, activate and store: at once where the tile is whole, else by rows."""
+        simd, at, tile = self.simd, self.at, self.tile
+        builder = simd.builder
+        whole = builder.and_(
+            at["columns"].compare(">=", tile.width * simd.lanes),
+            at["rows"].compare("==", tile.kh),
+        )
+        whole = builder.and_(whole, at["bias_row"].compare("==", 0))
+        with builder.if_else(whole) as (full, partial):
             with full:
-                self._finish(sums, m, row, [None] * len(sums))
-            with tail:
-                masks = [
-                    simd.mask((at["columns"] - v * simd.lanes).maximum(0))
-                    for v in range(len(sums))
-                ]
-                self._finish(sums, m, row, masks)
+                rows = [[acc.get(builder) for acc in sums] for sums in self.accs]
+                self._finish(rows, simd.integer(0), [None] * tile.width)
+            with partial:
+                self._finish_rows()
 
-    def _finish(self, sums: list[Cell], m: int, row: Int, masks: list[Any]) -> None:
+    def _finish_rows(self) -> None:
+        """Finish row after row, whole vectors without a mask."""
+        simd, at, width = self.simd, self.at, self.tile.width
+        kept = simd.array(self.tile.kh * width)
+        for m, sums in enumerate(self.accs):
+            for v, acc in enumerate(sums):
+                simd.store(acc.get(simd.builder), kept + (m * width + v) * self.size)
+        whole = at["columns"].compare(">=", width * simd.lanes)
+        masks = [
+            simd.mask((at["columns"] - v * simd.lanes).maximum(0)) for v in range(width)
+        ]
+        with simd.loop(simd.integer(0), at["rows"]) as number:
+            row = kept + number * (width * self.size)
+            values = [simd.load(row + v * self.size) for v in range(width)]
+            with simd.builder.if_else(whole) as (full, tail):
+                with full:
+                    self._finish([values], number, [None] * width)
+                with tail:
+                    self._finish([values], number, masks)
+
+    def _finish(self, rows: list[list[Vec]], first: Int, masks: list[Any]) -> None:
+        """Finish neighbouring rows of C, the first of which is given."""
         simd, at = self.simd, self.at
-        places = [(v * self.size, mask) for v, mask in enumerate(masks)]
-        totals = [simd.variable(acc.get(simd.builder)) for acc in sums]
+        totals = [[simd.variable(value) for value in row] for row in rows]
+        c, g = (at[x] + first * at[f"{x}_row"] for x in "cg")
+        places = [
+            (total, i, v * self.size, mask)
+            for i, row in enumerate(totals)
+            for v, (total, mask) in enumerate(zip(row, masks, strict=True))
+        ]
         with simd.when(at["first"].compare("==", 0)):
-            for total, (skip, mask) in zip(totals, places, strict=True):
-                before = simd.load(row + skip, mask)
+            for total, i, skip, mask in places:
+                before = simd.load(c + at["c_row"] * i + skip, mask)
                 total.set(before + total.get(simd.builder))
         with simd.when(at["last"].compare("!=", 0)):
-            parameter = simd.load_parameter(at["parameter"])
             with simd.when(at["bias"].compare("!=", 0)):
-                for total, (skip, mask) in zip(totals, places, strict=True):
-                    total.set(total.get(simd.builder) + self._bias(m, skip, mask))
-            for total, (skip, mask) in zip(totals, places, strict=True):
+                biases = self._biases(first, masks)
+                for row in totals:
+                    for total, bias in zip(row, biases, strict=True):
+                        total.set(total.get(simd.builder) + bias)
+            parameter = simd.load_parameter(at["parameter"])
+            for total, i, skip, mask in places:
                 value = emit_activation(
                     simd, self.tile.activation, parameter, total.get(simd.builder)
                 )
                 if self.tile.derives:
-                    beside = at["g"] + m * at["g_row"] + skip
-                    value = value * simd.load(beside, mask)
+                    value = value * simd.load(g + at["g_row"] * i + skip, mask)
                 total.set(value)
-        for total, (skip, mask) in zip(totals, places, strict=True):
-            simd.store(total.get(simd.builder), row + skip, mask)
+        for total, i, skip, mask in places:
+            simd.store(total.get(simd.builder), c + at["c_row"] * i + skip, mask)
 
-    def _bias(self, m: int, skip: int, mask: Any) -> Vec:
+    def _biases(self, row: Int, masks: list[Any]) -> list[Vec]:
+        """Return the bias of every vector; of that row where it lies along the rows."""
         simd, at = self.simd, self.at
-        bias = simd.variable(simd.vec(0.0))
+        cells = [simd.variable(simd.vec(0.0)) for _ in masks]
         along_rows = at["bias_row"].compare("!=", 0)
         with simd.builder.if_else(along_rows) as (one, many):
             with one:
-                bias.set(simd.load_splat(at["bias"] + m * at["bias_row"]))
+                bias = simd.load_splat(at["bias"] + row * at["bias_row"])
+                for cell in cells:
+                    cell.set(bias)
             with many:
-                bias.set(simd.load(at["bias"] + skip, mask))
-        value: Vec = bias.get(simd.builder)
-        return value
+                for v, (cell, mask) in enumerate(zip(cells, masks, strict=True)):
+                    cell.set(simd.load(at["bias"] + v * self.size, mask))
+        return [cell.get(simd.builder) for cell in cells]
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -150,17 +206,9 @@ def multiply(typingctx: Any, fields: Any, label: Any) -> Any:
             name: simd.integer(builder.extract_value(args[0], i))
             for i, name in enumerate(MULTIPLY_FIELDS)
         }
-        whole = Multiply(simd, tile, values)
-        accs = [
-            [simd.variable(simd.vec(0.0)) for _ in range(tile.width)]
-            for _ in range(tile.kh)
-        ]
-        main = values["k"].divided(UNROLL) * UNROLL
-        whole.terms(accs, simd.integer(0), main, UNROLL)
-        whole.terms(accs, main, values["k"], 1)
-        for m, sums in enumerate(accs):
-            with simd.when(values["rows"].compare(">", m)):
-                whole.finish(sums, m)
+        product = Multiply(simd, tile, values)
+        product.sums()
+        product.finish()
         return context.get_dummy_value()
 
     return signature, codegen

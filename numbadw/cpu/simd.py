@@ -195,6 +195,12 @@ class Simd:
             cell.set(initial)
         return cell
 
+    def array(self, count: int) -> Int:
+        """Return the address of room for so many vectors on the stack."""
+        kind = ir.ArrayType(self.kind, count)
+        slot = cgutils.alloca_once(self.builder, kind)
+        return self.integer(self.builder.ptrtoint(slot, I64))
+
     def call(self, name: str, result: Any, arguments: Sequence[Any]) -> Any:
         """Call an LLVM intrinsic by its full name."""
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
