@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
 import mobilenet_weights
-from mobilenet import Network
 from mobilenet_networks import NETWORKS, Step
+from mobilenet_run import Network
 
 Array = NDArray[Any]
 SIZE = 224
@@ -83,11 +83,11 @@ class Lowering:
         x, shape, kept = "x", (SIZE, SIZE, 3), "x"
         for step in steps:
             kept = x if step.starts else kept
-            for name in step.shapes:
-                if step.kind != "excite":
-                    x, shape = self.convolve(step, name, x, shape)
+            names = list(step.shapes)
             if step.kind == "excite":
-                x = self.excite(step, x, shape)
+                x, names = self.excite(names, x, shape), names[2:]
+            for name in names:
+                x, shape = self.convolve(step, name, x, shape)
             if step.adds:
                 x = self.add(Node("add", (x, kept), f"{name}/sum", shape))
         return self.nodes
@@ -133,11 +133,10 @@ class Lowering:
         )
         return self.add(node), node.shape
 
-    def excite(self, step: Step, x: str, shape: tuple[int, ...]) -> str:
+    def excite(self, names: list[str], x: str, shape: tuple[int, ...]) -> str:
         """Append a squeeze and excitation."""
-        names = list(step.shapes)
         scores = self.add(Node("mean", (x,), f"{names[0]}/mean", (1, 1, shape[-1])))
-        for name, activation in zip(names, ("silu", "sigmoid"), strict=True):
+        for name, activation in zip(names, ("silu", "sigmoid"), strict=False):
             kernel, bias = self.pair(name)
             kernel = kernel[None, None]
             inner = 1, 1, kernel.shape[-1]

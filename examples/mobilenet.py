@@ -1,9 +1,9 @@
 """Run MobileNetV1, V2 or EfficientNet-B0: `python mobilenet.py --network v2`.
 
-Running a network is one numbadw call a step, and NumPy for the little that is left.
-The tables of steps are in `mobilenet_networks.py`; `mobilenet_weights.py` takes weights
-from a Keras or PyTorch model object, or from an `.npz`.  The program prints where the
-time goes and draws it; with `--weights` it also names what is on a photo.
+Running a network is a few numbadw calls a step (`mobilenet_run.py`).  The tables of
+steps are in `mobilenet_networks.py`; `mobilenet_weights.py` takes weights from a Keras
+or PyTorch model object, or from an `.npz`.  The program prints where the time goes and
+draws it; with `--weights` it also names what is on a photo.
 
 Needs Pillow and matplotlib.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
 from mobilenet_networks import NETWORKS
+from mobilenet_run import Network
 from mobilenet_weights import load, random_weights
 from PIL import Image
 
@@ -29,115 +30,6 @@ COLOURS = {
     "excite": "#b08ac2",
     "head": "#8a8a8a",
 }
-
-
-class Network:
-    """Steps with their weights: `network(pixels)` gives a score for each class.
-
-    `pixels` is an array of shape (N, H, W, 3) from 0 to 255, float32; the scores are
-    an array of shape (N, classes), before the softmax.
-    """
-
-    def __init__(self, steps, weights, backend="auto"):
-        self.steps, self.weights, self.backend = steps, weights, backend
-        self.padded = self.patches = np.zeros((0,), np.float32)
-
-    def __call__(self, pixels):
-        """Run all steps."""
-        x, kept = pixels, None
-        for step in self.steps:
-            x, kept = self.run(step, x, kept)
-        return x
-
-    def run(self, step, x, kept):
-        """Run one step; return its result and what later steps shall add."""
-        kept = x if step.starts else kept
-        pairs = [
-            (self.weights[f"{name}/kernel"], self.weights[f"{name}/bias"])
-            for name in step.shapes
-        ]
-        y = getattr(self, step.kind)(step, x, *pairs)
-        if step.adds:
-            y += kept
-        return y, kept
-
-    def stem(self, step, x, pair):
-        """Gather the 27 inputs of every output pixel, then mix them."""
-        n, h, w, _ = x.shape
-        oh, ow = -(-h // 2), -(-w // 2)
-        # Rows and columns before the image; those after it are never too many.
-        top, left = (1, 1) if step.padding == 1 else (h % 2, w % 2)
-        if self.padded.shape != (n, h + 2, 3 * (w + 2)):
-            self.padded = np.zeros((n, h + 2, 3 * (w + 2)), np.float32)
-            self.patches = np.empty((n, oh, ow, 27), np.float32)
-        # Whole rows at once: NumPy is slow where the last axis has three numbers.
-        inside = self.padded[:, top : top + h, 3 * left : 3 * (left + w)]
-        scale, offset = (
-            np.tile(self.weights[name], w) for name in ("pixels/scale", "pixels/offset")
-        )
-        np.multiply(x.reshape(n, h, 3 * w), scale, out=inside)
-        inside += offset
-        # Three neighbouring pixels are one item of 36 bytes: one copy each.
-        image, row, _ = self.padded.strides
-        strides = image, 2 * row, 24, row
-        windows = np.ndarray((n, oh, ow, 3), "V36", self.padded, strides=strides)
-        np.copyto(self.patches.view("V36"), windows)
-        return self.pointwise(step, self.patches, pair)
-
-    def pointwise(self, step, x, pair):
-        """Mix the channels of every pixel."""
-        options = {"activation": step.activation, "backend": self.backend}
-        return ndw.pointwise_conv2d(x, *pair, **options)
-
-    def depthwise(self, step, x, pair):
-        """Filter every channel by itself."""
-        return ndw.depthwise_conv2d(
-            x,
-            *pair,
-            strides=step.strides,
-            padding=step.padding,
-            activation=step.activation,
-            backend=self.backend,
-        )
-
-    def separable(self, step, x, first, second):
-        """Filter every channel, then mix them, in one pass."""
-        return ndw.separable_conv2d(
-            x,
-            first[0],
-            *second,
-            strides=step.strides,
-            padding=step.padding,
-            depthwise_bias=first[1],
-            depthwise_activation=step.between,
-            activation=step.activation,
-            backend=self.backend,
-        )
-
-    def excite(self, step, x, first, second):
-        """Scale every channel by a number between 0 and 1 that all channels give."""
-        scores = ndw.pointwise_conv2d(
-            means(x)[:, None, None, :], *first, activation="silu", backend=self.backend
-        )
-        scores = ndw.pointwise_conv2d(
-            scores, *second, activation="sigmoid", backend=self.backend
-        )
-        # Rows of w * c numbers, as in `means`: NumPy's loops run along one axis.
-        n, h, w, c = x.shape
-        rows = x.reshape(n, h, w * c)
-        rows *= np.tile(scores.reshape(n, 1, c), (1, 1, w))
-        return x
-
-    def head(self, step, x, pair):
-        """Average every channel and give each class its score."""
-        return self.pointwise(step, means(x)[:, None, None, :], pair)[:, 0, 0]
-
-
-def means(x):
-    """Return the mean of every channel, (N, C)."""
-    n, h, w, c = x.shape
-    rows = np.add.reduce(x.reshape(n, h, w * c), axis=1).reshape(n, w, c)
-    return np.add.reduce(rows, axis=1) / np.float32(h * w)
 
 
 def read_photo(path, size):
@@ -157,10 +49,11 @@ def measure(network, pixels, rounds):
         start = time.perf_counter()
         network(pixels)
         totals.append(time.perf_counter() - start)
-        x, kept, times = pixels, None, []
-        for step in network.steps:
+        times = []
+        for calls in network.program(pixels.shape).calls:
             start = time.perf_counter()
-            x, kept = network.run(step, x, kept)
+            for call in calls:
+                call()
             times.append(time.perf_counter() - start)
         parts.append(times)
     return 1e3 * min(totals), 1e3 * np.min(parts, 0)

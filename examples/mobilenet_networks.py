@@ -91,11 +91,12 @@ def efficientnet_b0(width=1.0, classes=CLASSES, symmetric=False):
         padding = size // 2 if symmetric else "same"
         options = {"strides": strides, "padding": padding, "starts": expansion == 1}
         steps.append(Step("depthwise", shapes, "silu", **options))
-        shapes = {f"{name}_reduce": (inner, few), f"{name}_excite": (few, inner)}
-        steps.append(Step("excite", shapes))
-        steps.append(
-            Step("pointwise", {f"{name}_project": (inner, filters)}, adds=adds)
-        )
+        shapes = {
+            f"{name}_reduce": (inner, few),
+            f"{name}_excite": (few, inner),
+            f"{name}_project": (inner, filters),
+        }
+        steps.append(Step("excite", shapes, adds=adds))
         channels = filters
     last = divisible(1280 * width)
     steps.append(Step("pointwise", {"last": (channels, last)}, "silu"))

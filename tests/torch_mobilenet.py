@@ -42,13 +42,13 @@ class Excite(nn.Module):
 def make(step, normalized):
     """Return the module of one step."""
     shapes = list(step.shapes.values())
-    if step.kind == "excite":
-        return Excite(*shapes[0])
     if step.kind == "head":
         return nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(*shapes[0])
         )
     parts = []
+    if step.kind == "excite":
+        parts, shapes = [Excite(*shapes[0])], shapes[2:]
     for shape in shapes:
         if step.kind == "stem":
             conv = nn.Conv2d(3, shape[1], 3, 2, 1, bias=not normalized)
