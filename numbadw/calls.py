@@ -10,6 +10,11 @@ import numpy as np
 Call = TypeVar("Call")
 MOST = 4096
 _PLAIN = frozenset((str, int, type(None)))
+# The shape that no array tells: argument, axes and least size.
+SHAPES = {
+    "input": ("input_shape", "(N, H, W, C) or (N, C, H, W)", 0),
+    "kernel": ("kernel_shape", "(kh, kw, C, M)", 1),
+}
 
 
 class Calls(Generic[Call]):

@@ -134,6 +134,9 @@ def is_device_array(value: object) -> bool:
         return False
     if getattr(value, "__cuda_ndarray__", False):
         return True
+    placed = getattr(value, "is_cuda", None)  # PyTorch's own word, and the quickest
+    if type(placed) is bool:
+        return placed
     # DLPack first: PyTorch refuses the other protocol on tensors that need gradients.
     device = getattr(value, "__dlpack_device__", None)
     if callable(device):

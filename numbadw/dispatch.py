@@ -68,11 +68,26 @@ def without_cuda(target: str, what: str) -> str:
 
 def on_device(backend: object, array: object) -> bool:
     """Tell whether a call takes its arrays where they lie, on a CUDA device."""
-    return (
-        checks.is_device_array(array)
-        and checks.backend(backend) in ("auto", "cuda")
-        and choose_backend(backend, array) == "cuda"
-    )
+    if not checks.is_device_array(array):
+        return False
+    if checks.backend(backend) not in ("auto", "cuda"):
+        return False
+    require_cuda()
+    return True
+
+
+def cast_on_device(array: Any, dtype: np.dtype[Any], name: str) -> Any:
+    """Give an array on a CUDA device in a dtype, by its own library."""
+    from numbadw.cuda import arrays
+
+    return arrays.cast(array, dtype.name, name)
+
+
+def require_device(backend: object, array: object) -> None:
+    """Raise where a call names a stream and takes no arrays on a CUDA device."""
+    if not on_device(backend, array):
+        msg = "stream must be None: it is for arrays on a CUDA device, these are not"
+        raise ValueError(msg)
 
 
 @functools.lru_cache(maxsize=4096)

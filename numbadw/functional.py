@@ -28,7 +28,7 @@ from numbadw.dispatch import (
     bind_gradients,
     choose_backend,
     on_device,
-    without_cuda,
+    require_device,
 )
 from numbadw.geometry import Geometry, make_geometry
 from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
@@ -65,7 +65,7 @@ _calls: Calls[tuple[Run, tuple[int, ...], np.dtype[Any]]] = Calls()
 _SIMPLE = (str, int)  # what paddings usually are
 
 
-def depthwise_conv2d(
+def depthwise_conv2d(  # noqa: PLR0913  (public: one argument an option)
     inputs: Array,
     kernel: Array,
     bias: Array | None = None,
@@ -77,6 +77,7 @@ def depthwise_conv2d(
     activation: Any = None,
     out: Array | None = None,
     backend: str = "auto",
+    stream: Any = None,
 ) -> Array:
     """Convolve every channel of a batch of images with its own filters.
 
@@ -116,6 +117,9 @@ def depthwise_conv2d(
     backend : {"auto", "cpu", "cuda", "reference"}, default "auto"
         "auto" is the GPU for arrays that lie on one, the CPU for NumPy arrays, which
         "cuda" copies there and back; "reference" is plain NumPy, slow and obvious.
+    stream : int or stream, optional
+        For arrays on a GPU: the CUDA stream to work on, its handle or an object of
+        PyTorch, CuPy, Numba or cuda.core; by default the inputs' library's current one.
 
     Returns
     -------
@@ -150,8 +154,10 @@ def depthwise_conv2d(
     >>> ndw.depthwise_conv2d(x, kernel, strides=2, padding="same").shape
     (1, 16, 16, 16)
     """
+    if stream is not None:
+        require_device(backend, inputs)
     options = strides, padding, dilation_rate, data_format, activation, backend
-    return convolve(IMAGES, inputs, kernel, bias, out, options)
+    return convolve(IMAGES, inputs, kernel, bias, out, options, stream)
 
 
 def convolve(
@@ -161,6 +167,7 @@ def convolve(
     bias: Array | None,
     out: Array | None,
     options: Options,
+    stream: Any = None,
 ) -> Array:
     """Check the arguments as the user gave them, or know them again, and run."""
     known = canonical(rank, options)
@@ -176,8 +183,8 @@ def convolve(
             settle(status, run, inputs, kernel, bias, out)
         return out
     if on_device(options[5], inputs):
-        functions = device_functions(rank)
-        result = functions.forward(inputs, kernel, bias, options[:5], out)
+        arguments = inputs, kernel, bias, out
+        result = device_functions().forward(rank, arguments, options[:5], stream)
         return cast(Array, result)
     run, shape, x, w, b, o = _check(rank, inputs, kernel, bias, out, options)
     result = aligned_empty(shape, x.dtype, beside=x) if o is None else o
@@ -218,10 +225,11 @@ def prepare(
     itself, which keeps its own plans.
     """
     if on_device(options[5], inputs):
-        functions = device_functions(rank)
+        functions = device_functions()
+        known = functions.Options.of(rank, options[:5])
 
         def call(x: Any, target: Any) -> Any:
-            return functions.forward(x, kernel, bias, options[:5], target)
+            return functions.forward(rank, (x, kernel, bias, target), known, None)
 
         return cast(Prepared, call)
     run, shape, x, w, b, _ = _check(rank, inputs, kernel, bias, out, options)
@@ -231,10 +239,8 @@ def prepare(
     return Prepared(run, kernel, bias, shape, x.dtype)
 
 
-def device_functions(rank: Rank) -> Any:
-    """Return the functions on device arrays, which are those of images alone."""
-    if rank.ndim != IMAGES.ndim:
-        without_cuda("cuda", "sequences on a CUDA device")
+def device_functions() -> Any:
+    """Return the functions on device arrays."""
     from numbadw.cuda import functions
 
     return functions

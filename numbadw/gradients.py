@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numbadw import activations, checks, dispatch
-from numbadw.calls import Calls, aligned
+from numbadw.calls import SHAPES, Calls, aligned
 from numbadw.dispatch import GradientRun, choose_backend
 from numbadw.functional import IMAGES, Options, Rank, canonical, device_functions
 from numbadw.geometry import Geometry
@@ -35,11 +35,6 @@ class _Call(NamedTuple):
 
 
 _calls: Calls[_Call] = Calls()
-# The shape that no array tells: argument, axes and least size.
-_SHAPES = {
-    "input": ("input_shape", "(N, H, W, C) or (N, C, H, W)", 0),
-    "kernel": ("kernel_shape", "(kh, kw, C, M)", 1),
-}
 
 
 def depthwise_conv2d_input_grad(
@@ -53,6 +48,7 @@ def depthwise_conv2d_input_grad(
     data_format: str = "channels_last",
     out: Array | None = None,
     backend: str = "auto",
+    stream: Any = None,
 ) -> Array:
     """Give the gradient at the inputs of `depthwise_conv2d`, from that at its result.
 
@@ -70,7 +66,7 @@ def depthwise_conv2d_input_grad(
         The filters.  The dtype of `grad`, or one that casts to it safely.
     input_shape : (int, int, int, int)
         Shape of the inputs, which `grad` alone does not tell when strides exceed 1.
-    strides, padding, dilation_rate, data_format, backend : optional
+    strides, padding, dilation_rate, data_format, backend, stream : optional
         Those of the forward call: see `depthwise_conv2d`.
     out : ndarray, optional
         Where to write: exactly `input_shape` and the dtype of `grad`, writable, apart
@@ -111,7 +107,7 @@ def depthwise_conv2d_input_grad(
     """
     arrays = None, kernel, None, grad, out
     options = strides, padding, dilation_rate, data_format, None, backend
-    result = gradients(IMAGES, "input", arrays, input_shape, options)[0]
+    result = gradients(IMAGES, "input", arrays, input_shape, options, stream)[0]
     return result if out is None else out
 
 
@@ -126,6 +122,7 @@ def depthwise_conv2d_kernel_grad(
     data_format: str = "channels_last",
     out: Array | None = None,
     backend: str = "auto",
+    stream: Any = None,
 ) -> Array:
     """Give the gradient at the kernel of `depthwise_conv2d`, from that at its result.
 
@@ -142,7 +139,7 @@ def depthwise_conv2d_kernel_grad(
         safely (a converted copy is made then).
     kernel_shape : (int, int, int, int)
         (kh, kw, C, M): `grad` alone does not tell the kernel's size.
-    strides, padding, dilation_rate, data_format, backend : optional
+    strides, padding, dilation_rate, data_format, backend, stream : optional
         Those of the forward call: see `depthwise_conv2d`.
     out : ndarray, optional
         Where to write: exactly `kernel_shape` and the dtype of `inputs`, writable,
@@ -183,11 +180,11 @@ def depthwise_conv2d_kernel_grad(
     """
     arrays = inputs, None, None, grad, out
     options = strides, padding, dilation_rate, data_format, None, backend
-    result = gradients(IMAGES, "kernel", arrays, kernel_shape, options)[1]
+    result = gradients(IMAGES, "kernel", arrays, kernel_shape, options, stream)[1]
     return result if out is None else out
 
 
-def depthwise_conv2d_grad(
+def depthwise_conv2d_grad(  # noqa: PLR0913  (public: one argument an option)
     inputs: Array,
     kernel: Array,
     grad: Array,
@@ -199,6 +196,7 @@ def depthwise_conv2d_grad(
     activation: Any = None,
     bias: Array | None = None,
     backend: str = "auto",
+    stream: Any = None,
 ) -> tuple[Array, Array, Array]:
     """Give the gradients at inputs, kernel and bias of one `depthwise_conv2d` call.
 
@@ -216,8 +214,10 @@ def depthwise_conv2d_grad(
     grad : ndarray, shape (N, oh, ow, C * M) or (N, C * M, oh, ow)
         The gradient at the result.  The dtype of `inputs`, or one that casts to it
         safely (a converted copy is made then).
-    strides, padding, dilation_rate, data_format, activation, backend : optional
+    strides, padding, dilation_rate, data_format, activation : optional
         Those of the forward call: see `depthwise_conv2d`.
+    backend, stream : optional
+        As there.
     bias : ndarray, shape (C * M,), optional
         The bias of the forward call.  It matters to an activation's derivative alone;
         None is no bias.
@@ -258,20 +258,28 @@ def depthwise_conv2d_grad(
     """
     arrays = inputs, kernel, bias, grad, None
     options = strides, padding, dilation_rate, data_format, activation, backend
-    return gradients(IMAGES, "both", arrays, None, options)
+    return gradients(IMAGES, "both", arrays, None, options, stream)
 
 
 def gradients(
-    rank: Rank, wanted: str, given: Arrays, shape: Any, options: Options
+    rank: Rank,
+    wanted: str,
+    given: Arrays,
+    shape: Any,
+    options: Options,
+    stream: Any = None,
 ) -> Results:
     """Return the gradients at inputs, kernel and bias, None where not wanted.
 
     `wanted` is as in `dispatch.bind_gradients`, `shape` that of the gradient where no
     array tells it; all are those of images, and sequences have one row.
     """
-    if dispatch.on_device(options[5], given[3] if wanted == "input" else given[0]):
-        device = device_functions(rank)
-        return cast(Results, device.gradients(wanted, given, shape, options[:5]))
+    leader = given[3] if wanted == "input" else given[0]
+    if stream is not None:
+        dispatch.require_device(options[5], leader)
+    if dispatch.on_device(options[5], leader):
+        device = device_functions().gradients
+        return cast(Results, device(rank, wanted, given, shape, options[:5], stream))
     known = wanted, _plain_shape(wanted, shape), canonical(rank, options)
     # `wanted` and their number tell which arrays these are, four at most.
     there = [array for array in given if array is not None]
@@ -317,7 +325,7 @@ def _plain_shape(wanted: str, shape: Any) -> Any:
     """Give the shape that no array tells as a tuple of Python's integers, or None."""
     if shape is None or (type(shape) is tuple and {*map(type, shape)} == {int}):
         return shape
-    return checks.shape(shape, *_SHAPES[wanted])
+    return checks.shape(shape, *SHAPES[wanted])
 
 
 def _check(
@@ -335,12 +343,12 @@ def _check(
     if wanted == "input":
         grad = checks.input_array(grad, "grad", rank.ndim)
         dtype = grad.dtype
-        x_shape = checks.shape(shape, *_SHAPES[wanted])
+        x_shape = checks.shape(shape, *SHAPES[wanted])
     else:
         x = checks.input_array(inputs, "inputs", rank.ndim)
         dtype, x_shape = x.dtype, x.shape
     if wanted == "kernel":
-        w_shape = checks.shape(shape, *_SHAPES[wanted])
+        w_shape = checks.shape(shape, *SHAPES[wanted])
     else:
         like = "grad" if wanted == "input" else "inputs"
         w = checks.weight_array(kernel, "kernel", rank.ndim, dtype, like)

@@ -1,116 +1,21 @@
-"""The CUDA host path over a stub driver; `test_cuda_host.py` runs this in a child.
-
-Device memory is the host's and a launch runs the kernel's thread body on the CPU, so
-plans, addresses, streams, chunks and results are those of a real call; only machine
-code, asynchrony and speed are not there.
-"""
+"""The CUDA host path over a stub driver; `test_cuda_host.py` runs this in a child."""
 
 import contextlib
-import ctypes
 import io
 import re
-import types as python_types
 
-import cuda_native
 import numpy as np
 import pytest
 from cases import Case, assert_close
+from cuda_stub import SPECS, STREAMS, STUB, Tensor, stub, tensors
 from gradient_cases import assert_gradients_close, draw
 
 import numbadw as ndw
 from numbadw import tolerance
 from numbadw.cuda import arrays, device, host
 from numbadw.cuda import compile as compiler
-from numbadw.cuda.spec import NARROW, Sizes
 
-STUB = ctypes.CDLL("libcuda.so.1")
-CALLBACK = ctypes.CFUNCTYPE(
-    None,
-    ctypes.c_uint64,
-    ctypes.POINTER(ctypes.c_uint),
-    ctypes.c_uint,
-    ctypes.c_uint64,
-    ctypes.POINTER(ctypes.c_void_p),
-)
-SPECS = {}
-STREAMS = []
-
-
-@CALLBACK
-def on_launch(kernel, grid, block, stream, parameters):
-    """Run a launched kernel's body over the grid, as the parameters tell."""
-    spec = SPECS[ctypes.string_at(kernel).decode()]
-    STREAMS.append(stream)
-    assert block == spec.threads
-    read = [ctypes.c_int64] * 6 + [ctypes.c_int32] * NARROW
-    read += [ctypes.c_int64] * (len(Sizes._fields) - NARROW)
-    real = ctypes.c_double if spec.kind == "f64" else ctypes.c_float
-    values = [
-        kind.from_address(parameters[i]).value for i, kind in enumerate([*read, real])
-    ]
-    sizes = cuda_native.typed(Sizes(*values[6:-1]))
-    slope = (np.float64 if spec.kind == "f64" else np.float32)(values[-1])
-    run = cuda_native.driver(spec)
-    run(cuda_native.SCENE, *grid[:3], *values[:6], sizes, slope)
-
-
-STUB.stub_on_launch(on_launch)
-
-
-@pytest.fixture(autouse=True)
-def stub(monkeypatch):
-    """Give kernels names instead of code, and see that no device memory is lost."""
-
-    def cubin(spec, cc):
-        assert cc == 90
-        SPECS[spec.label] = spec
-        return b"no code", spec.label
-
-    monkeypatch.setattr(compiler, "cubin", cubin)
-    STREAMS.clear()
-    before = STUB.stub_live()
-    yield
-    uploads = len(DEVICE_MEMORY)
-    assert STUB.stub_live() <= before + uploads + 64
-
-
-DEVICE_MEMORY = []
-
-
-class Tensor:
-    """A device array as Numba's export themselves, its memory the stub's."""
-
-    __cuda_ndarray__ = True
-
-    def __init__(self, array, stream=None):
-        self.held = np.ascontiguousarray(array)
-        self.array, self.stream = self.held, stream
-        DEVICE_MEMORY.append(self.held)
-
-    shape = property(lambda self: self.array.shape)
-    dtype = property(lambda self: self.array.dtype)
-
-    @property
-    def __cuda_array_interface__(self):
-        return {
-            "shape": self.array.shape,
-            "strides": self.array.strides,
-            "typestr": self.array.dtype.str,
-            "data": (self.array.ctypes.data, False),
-            "stream": self.stream,
-            "version": 3,
-        }
-
-
-@pytest.fixture
-def tensors(monkeypatch):
-    """Have results allocated as `Tensor`."""
-
-    def empty_like(array, shape):
-        return Tensor(np.full(shape, np.nan, array.dtype))
-
-    monkeypatch.setattr(arrays, "empty_like", empty_like)
-    return Tensor
+__all__ = ["stub", "tensors"]  # fixtures
 
 
 @pytest.mark.parametrize("chunk", [1, 10**9])
@@ -246,10 +151,11 @@ def test_wrong_device_arrays_are_refused(rng, tensors, monkeypatch):
             call()
     other = tensors(w)
     number = arrays._number
-    monkeypatch.setattr(arrays, "_number", lambda array: int(array is other))
+    place = other.array.ctypes.data
+    monkeypatch.setattr(arrays, "_number", lambda address: int(address == place))
     with pytest.raises(ValueError, match="device 1"):
         ndw.depthwise_conv2d(there, other)
-    assert number(there) == 0
+    assert number(x.ctypes.data) == 0
 
 
 def test_the_callers_device_stays_its_own(rng, tensors):
@@ -259,7 +165,7 @@ def test_the_callers_device_stays_its_own(rng, tensors):
     bindings = device.driver()
     device.check(bindings.cuCtxSetCurrent(2))  # the stub's context of device 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays, "_number", lambda array: 0)
+        patch.setattr(arrays, "_number", lambda address: 0)
         ndw.depthwise_conv2d(there, w, b, **case.options)
         ndw.depthwise_conv2d_grad(there, w, grad, activation="relu", **case.options)
     assert device.current() == 1
@@ -276,8 +182,6 @@ def test_torchs_channels_last_is_no_copy(rng, monkeypatch):
     class Torch:
         """What the host path asks of a tensor."""
 
-        __cuda_array_interface__ = None
-        device = python_types.SimpleNamespace(index=0)
         dtype = "torch.float32"
 
         def __init__(self, array):
@@ -293,10 +197,15 @@ def test_torchs_channels_last_is_no_copy(rng, monkeypatch):
         def data_ptr(self):
             return self.array.ctypes.data
 
+        def get_device(self):
+            return 0
+
+        is_cuda = True
+
     Torch.__module__ = "torch"
-    monkeypatch.setattr(arrays, "current_stream", lambda array: 99)
+    monkeypatch.setattr(arrays, "stream_of", lambda array: 99)
     target = Torch(out.transpose(0, 3, 1, 2))
-    monkeypatch.setattr(arrays, "empty_like", lambda array, shape: target)
+    monkeypatch.setattr(arrays, "empty_like", lambda array, shape, like, on: target)
     there = Torch(memory.transpose(0, 3, 1, 2))
     result = ndw.depthwise_conv2d(there, w, b, **case.options)
     assert result is target
@@ -322,11 +231,13 @@ def test_a_layer_and_its_pullback_on_the_device(rng, tensors):
     assert_close(y.array, x, 2 * w, b, activation="relu", **case.options)
 
 
-def test_warmup_compiles_the_current_devices_kernels():
-    SPECS.clear()
+def test_warmup_compiles_the_current_devices_kernels(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(compiler, "cubin", lambda spec, cc: compiled.append((spec, cc)))
     ndw.warmup(3, activation="relu", gradients=True, backend="cuda")
-    families = {spec.family for spec in SPECS.values()}
+    families = {spec.family for spec, _ in compiled}
     assert families == {"forward_tile", "kernel_grad_tile", "sum_parts"}
+    assert {cc for _, cc in compiled} == {90}
 
 
 def test_show_config_lists_devices_and_versions():

@@ -11,7 +11,7 @@ from numba import njit
 from numba.core import types
 
 from numbadw.cuda import emit, kernels, plan
-from numbadw.cuda.spec import Spec, argument_types, typed
+from numbadw.cuda.spec import NARROW, Sizes, Spec, argument_types
 
 # The threads' hardware: see `emit.SCENE`; shared memory behind it.
 SCENE = np.zeros(16 + 2**15, np.int32)
@@ -43,6 +43,13 @@ def driver(spec: Spec):
     assert kernels.shared_bytes(spec) <= SCENE.nbytes - emit.SHARED_AT
     assert argument_types(spec)[0] == int64
     return njit((*grid, *argument_types(spec)))(run)
+
+
+def typed(sizes):
+    """Give the numbers as NumPy scalars of a kernel's own types."""
+    narrow = [np.int32(number) for number in sizes[:NARROW]]
+    wide = [np.int64(number) for number in sizes[NARROW:]]
+    return Sizes(*narrow, *wide)
 
 
 def launch(step: plan.Launch, arrays, slope=0.0):

@@ -8,11 +8,13 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef void (*launch_fn)(uint64_t kernel, const unsigned *grid, unsigned block,
                           uint64_t stream, void **params);
 static launch_fn launch_callback;
-static long live, copies;
+static long live, copies, waits;
+static uint64_t waited[2]; /* the last wait: which stream for which */
 static int devices = 2, driver_version = 13000;
 static __thread uint64_t current; /* context: device + 1 */
 
@@ -20,6 +22,10 @@ void stub_on_launch(launch_fn callback) { launch_callback = callback; }
 void stub_set(int count, int version) { devices = count; driver_version = version; }
 long stub_live(void) { return live; }
 long stub_copies(void) { return copies; }
+long stub_waits(uint64_t *last) {
+    memcpy(last, waited, sizeof waited);
+    return waits;
+}
 
 static int ok(void) { return 0; }
 
@@ -65,6 +71,30 @@ int cuStreamGetCtx_v2(uint64_t stream, uint64_t *context, uint64_t *green) {
 }
 int cuStreamGetDevice(uint64_t stream, int *device) {
     *device = (int)current - 1;
+    return 0;
+}
+/* An event holds the stream that it was recorded on, and the time of that. */
+struct event { uint64_t stream; double seconds; };
+int cuEventCreate(struct event **event, unsigned flags) {
+    *event = calloc(1, sizeof **event);
+    return 0;
+}
+int cuEventDestroy_v2(struct event *event) { free(event); return 0; }
+int cuEventRecord(struct event *event, uint64_t stream) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    event->stream = stream;
+    event->seconds = now.tv_sec + 1e-9 * now.tv_nsec;
+    return 0;
+}
+int cuEventElapsedTime_v2(float *milliseconds, struct event *from, struct event *to) {
+    *milliseconds = 1e3 * (to->seconds - from->seconds);
+    return 0;
+}
+int cuStreamWaitEvent(uint64_t stream, struct event *event, unsigned flags) {
+    waited[0] = stream;
+    waited[1] = event->stream;
+    waits++;
     return 0;
 }
 static int allocate(uint64_t *address, size_t size) {
@@ -117,6 +147,19 @@ int cuMemcpyHtoDAsync_v2(uint64_t target, const void *source, size_t size,
 }
 int cuMemcpyDtoHAsync_v2(void *target, uint64_t source, size_t size, uint64_t stream) {
     return copy(target, (void *)source, size);
+}
+int cuMemcpyDtoH_v2(void *target, uint64_t source, size_t size) {
+    return copy(target, (void *)source, size);
+}
+int cuMemcpyDtoD_v2(uint64_t target, uint64_t source, size_t size) {
+    return copy((void *)target, (void *)source, size);
+}
+int cuMemcpyDtoDAsync_v2(uint64_t target, uint64_t source, size_t size, uint64_t s) {
+    return copy((void *)target, (void *)source, size);
+}
+int cuMemsetD8_v2(uint64_t address, unsigned char value, size_t size) {
+    memset((void *)address, value, size);
+    return 0;
 }
 int cuPointerGetAttribute(void *value, int attribute, uint64_t address) {
     if (attribute != 9) return 1; /* only the device's number is known */

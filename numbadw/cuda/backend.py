@@ -10,6 +10,7 @@ from numbadw import dispatch
 from numbadw.cuda import compile as compiler
 from numbadw.cuda import device, host, plan
 from numbadw.cuda.gradients import backward
+from numbadw.cuda.halves import KINDS
 from numbadw.geometry import Geometry
 
 
@@ -70,7 +71,7 @@ def warm(
         plan.dense(shape, item)
         for shape in (geometry.input_shape, geometry.output_shape)
     )
-    problem = plan.Problem(geometry, host.KINDS[dtype.name], 16)
+    problem = plan.Problem(geometry, KINDS[dtype.name], 16)
     launches = plan.forward(problem, x, o, activation[0])
     if gradients:
         launches += backward(problem, x, o, x, activation[0], "both").launches

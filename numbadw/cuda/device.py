@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
 from typing import Any
 
 INSTALL = "pip install 'numbadw[cuda13]' (or cuda12)"
 _LOCK = threading.Lock()
+_NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 
 
 @functools.cache
@@ -87,17 +87,73 @@ def device(number: int) -> Any:
     return found
 
 
-@contextmanager
-def using(number: int) -> Iterator[None]:
-    """Make a device the calling thread's, and put its own back afterwards."""
+@functools.cache
+def _context(number: int) -> int:
+    """Return the handle of a device's own context."""
     bindings = driver()
     before = check(bindings.cuCtxGetCurrent())
     device(number).set_current()
-    try:
-        yield
-    finally:
-        if int(before):
-            check(bindings.cuCtxSetCurrent(before))
+    own = int(check(bindings.cuCtxGetCurrent()))
+    check(bindings.cuCtxSetCurrent(before))
+    return own
+
+
+class using:
+    """Make a device the calling thread's for a while, and put its own back."""
+
+    __slots__ = ("_before", "_own")
+
+    def __init__(self, number: int) -> None:
+        self._own = _context(number)
+
+    def __enter__(self) -> None:
+        bindings = driver()
+        self._before = check(bindings.cuCtxGetCurrent())
+        if int(self._before) != self._own:
+            check(bindings.cuCtxSetCurrent(self._own))
+
+    def __exit__(self, *failure: object) -> None:
+        # A thread that had no device keeps this one, as with CUDA's own runtime.
+        before = int(self._before)
+        if before not in (0, self._own):
+            check(driver().cuCtxSetCurrent(self._before))
+
+
+class Memory:
+    """Device memory that lives as long as this object."""
+
+    def __init__(self, size: int, number: int) -> None:
+        with using(number):
+            self.address = int(check(driver().cuMemAlloc(size)))
+        # The end of the process frees it, too, and needs no interpreter for that.
+        weakref.finalize(self, _free, self.address, number).atexit = False
+
+
+def _free(address: int, number: int) -> None:
+    # Freeing waits for the device: no kernel that uses the memory is left.
+    with using(number):
+        driver().cuMemFree(address)
+
+
+def event(on: int, number: int) -> Any:
+    """Make an event that a stream comes to after what it was given so far."""
+    bindings = driver()
+    with using(number):
+        made = check(bindings.cuEventCreate(_NO_TIMING))
+        check(bindings.cuEventRecord(made, on))
+    return made
+
+
+def wait(first: int, then: int, number: int) -> None:
+    """Have a stream wait for what another was given so far; the host goes on."""
+    # 0 is another handle of the legacy default stream, 1.
+    if (first or 1) == (then or 1):
+        return
+    bindings = driver()
+    made = event(first, number)
+    with using(number):
+        check(bindings.cuStreamWaitEvent(then, made, 0))
+        check(bindings.cuEventDestroy(made))
 
 
 def capability(number: int) -> int:

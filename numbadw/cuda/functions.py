@@ -1,287 +1,359 @@
-"""The public functions on device arrays: checks, plan look-up, launch; no copies.
+"""The public functions on device arrays: look up or check and plan, then launch.
 
-Results come from the inputs' library, work goes to its current stream, and nothing
-waits for the device.
+Results come from the inputs' library, work goes to its current stream or the one that
+the call names, and nothing waits for the device.  A call whose arrays have forms seen
+before costs one look-up: the key holds the arrays' forms and the options as given.
 """
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from numbadw import activations, checks
-from numbadw.cuda import arrays, device, plan
-from numbadw.cuda.arrays import View
+from numbadw.calls import SHAPES
+from numbadw.cuda import arrays, device, dlpack, plan, weights
+from numbadw.cuda.arrays import NOT_GIVEN, Seen, View
 from numbadw.cuda.emit import ITEMSIZE
 from numbadw.cuda.gradients import backward
-from numbadw.cuda.launch import Bound, stream
-from numbadw.geometry import Geometry, make_geometry
-
-_DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "float32"}
+from numbadw.cuda.launch import Bound
+from numbadw.geometry import Geometry, with_row
 
 
 class Options(NamedTuple):
     """The options of a call, checked; all of them can be a key."""
 
-    strides: tuple[int, int]
+    strides: Any
     padding: Any
-    dilation: tuple[int, int]
+    dilation: Any
     channels_first: bool
     activation: str
     parameter: float
 
     @classmethod
-    def of(cls, given: tuple[Any, ...]) -> Options:
+    def of(cls, rank: Any, given: tuple[Any, ...]) -> Options:
         """Check (strides, padding, dilation_rate, data_format, activation)."""
         strides, padding, dilation_rate, data_format, activation = given
         return cls(
-            checks.pair(strides, "strides"),
-            checks.padding(padding),
-            checks.pair(dilation_rate, "dilation_rate"),
+            rank.steps(strides, "strides"),
+            rank.padding(padding),
+            rank.steps(dilation_rate, "dilation_rate"),
             checks.data_format(data_format),
             *activations.resolve(activation),
         )
 
-    def geometry(self, x: tuple[int, ...], w: tuple[int, ...]) -> Geometry:
-        """Derive the geometry from the shapes of inputs and kernel."""
-        first = self.channels_first
-        return make_geometry(x, w, self.strides, self.padding, self.dilation, first)
+
+class Target(NamedTuple):
+    """A result: its name in the plan, its shape, and whether it must be dense."""
+
+    name: str
+    shape: tuple[int, ...]
+    dense: bool = False
 
 
-# Options that are their own key: True == 1, and a pair may hide one.
+# A plan, None where there is nothing to do, and the ends of the first result.
+Planned = tuple[Bound | None, tuple[int, int]]
+
+
+class Ready:
+    """A checked call: what it writes, and the plans for such results so far."""
+
+    __slots__ = ("_like", "_make", "_plans", "_spans", "_targets")
+
+    def __init__(
+        self,
+        like: View,
+        read: dict[str, View],
+        targets: list[Target],
+        make: Callable[[dict[str, View], int], Bound | None],
+    ) -> None:
+        self._like, self._make, self._targets = like, make, targets
+        self._spans = [(name, *seen.ends()) for name, seen in read.items()]
+        self._plans: dict[Any, Planned] = {}
+
+    def run(
+        self, leader: Any, places: dict[str, int], out: Any, on: int, chosen: bool
+    ) -> list[Any]:
+        """Launch on a stream; give the results, the first one being `out` if any.
+
+        `leader` is an array whose library the results come from; `chosen` tells that
+        the stream is not its library's current one.
+        """
+        results: list[Any] = []
+        forms, bits = [], 16
+        for address in places.values():
+            bits |= address
+        for target in self._targets:
+            result = out
+            if out is None or results:
+                own = on if chosen else None
+                result = arrays.empty_like(leader, target.shape, self._like, own)
+            seen = arrays.read(result, on)
+            places[target.name] = seen.address
+            bits |= seen.address
+            results.append(result)
+            forms.append(seen.form)
+        key = (bits & -bits, *forms)
+        known = self._plans.get(key)
+        if known is None:
+            known = self._plans[key] = self._plan(bits & -bits, forms, out is not None)
+        bound, (begin, end) = known
+        if out is not None:
+            at = places[self._targets[0].name]
+            for name, low, high in self._spans:
+                if at + begin < places[name] + high and places[name] + low < at + end:
+                    raise ValueError("out must not overlap an array that is read")
+        if bound is not None:
+            with device.using(self._like.number):
+                bound(places, on)
+        return [arrays.finished(result, leader, on) for result in results]
+
+    def _plan(self, align: int, forms: list[Any], given: bool) -> Planned:
+        """Check the results' forms and plan; nothing is to do for empty ones."""
+        views = {}
+        for target, form in zip(self._targets, forms, strict=True):
+            name = "out" if given else target.name
+            views[target.name] = seen = arrays.view(form, name)
+            weights.same(seen, name, self._like)
+            if seen.shape != target.shape:
+                raise ValueError(
+                    f"out must have shape {target.shape}, got {seen.shape}"
+                )
+            if target.dense and seen.strides != plan.dense(
+                seen.shape, ITEMSIZE[seen.kind]
+            ):
+                raise ValueError("out on a CUDA device must be C-contiguous")
+            if given and _covers_itself(seen):
+                raise ValueError("out must hold every element in memory of its own")
+        return self._make(views, align), views[self._targets[0].name].ends()
+
+
+def _covers_itself(seen: View) -> bool:
+    """Tell whether axes, by rising stride, step into what lies below them."""
+    span = ITEMSIZE[seen.kind]
+    steps = zip(seen.strides, seen.shape, strict=True)
+    for step, size in sorted((abs(step), size) for step, size in steps if size > 1):
+        if step < span:
+            return True
+        span += step * (size - 1)
+    return False
+
+
+# Calls seen, cleared when full: programs use few shapes, and a miss only costs a plan.
+_READY: dict[Any, Ready] = {}
+_MOST_CALLS = 4096
 _SIMPLE = {int, str, type(None)}
 
 
-def _settled(
-    given: tuple[Any, ...], x: tuple[int, ...], w: tuple[int, ...]
-) -> tuple[Options, Geometry]:
-    """Check options and shapes; those seen before are looked up."""
-    if {*map(type, given)} <= _SIMPLE:
-        return _seen(given, x, w)
-    options = Options.of(given)
-    return options, options.geometry(x, w)
+def _key(rank: Any, given: tuple[Any, ...]) -> Any:
+    """Give options as a key: as they are, or checked, since True == 1."""
+    if type(given) is Options or {*map(type, given)} <= _SIMPLE:
+        return given
+    return Options.of(rank, given)
 
 
-@functools.lru_cache(maxsize=4096)
-def _seen(
-    given: tuple[Any, ...], x: tuple[int, ...], w: tuple[int, ...]
-) -> tuple[Options, Geometry]:
-    options = Options.of(given)
-    return options, options.geometry(x, w)
+def _options(rank: Any, given: Any) -> Options:
+    return given if type(given) is Options else Options.of(rank, given)
 
 
-class Upload:
-    """A NumPy array's copy on a device, in the device's own memory."""
-
-    def __init__(self, data: bytes, number: int) -> None:
-        self._driver = device.driver()
-        size = len(data)
-        with device.using(number):
-            self.address = int(device.check(self._driver.cuMemAlloc(size)))
-            # Synchronous, so every stream finds it.
-            device.check(self._driver.cuMemcpyHtoD(self.address, data, size))
-
-    def __del__(self) -> None:
-        # Waits for the device: no kernel that reads it is left.
-        if hasattr(self, "address"):
-            self._driver.cuMemFree(self.address)
+def _geometry(
+    rank: Any, options: Options, x: tuple[int, ...], w: tuple[int, ...]
+) -> Geometry:
+    o = options
+    geometry = rank.geometry(x, w, o.strides, o.padding, o.dilation, o.channels_first)
+    plan.check_sizes(geometry)
+    return geometry  # type: ignore[no-any-return]
 
 
-@functools.lru_cache(maxsize=64)
-def _upload(data: bytes, number: int) -> Upload:
-    return Upload(data, number)
+def _keep(key: Any, ready: Ready) -> Ready:
+    if len(_READY) >= _MOST_CALLS:
+        _READY.clear()
+    _READY[key] = ready
+    return ready
 
 
-def _weights(
-    value: Any, name: str, like: View, shape: tuple[int, ...] | None, rank: int
-) -> tuple[int, tuple[int, ...], Any]:
-    """Give address, shape and owner of a kernel or bias, NumPy or on the device."""
-    if value is None:
-        return 0, (), None
-    if checks.is_device_array(value):
-        seen = arrays.view(value, name)
-        _same(seen, name, like)
-        if seen.strides != plan.dense(seen.shape, ITEMSIZE[seen.kind]):
-            raise ValueError(f"{name} on a CUDA device must be C-contiguous")
-        found, address, owner = seen.shape, seen.address, value
-    else:
-        half = like.kind in ("f16", "bf16")
-        wanted = np.dtype(np.float32 if half else _DTYPES[like.kind])
-        array = checks.weight_array(value, name, rank, wanted)
-        owner = _upload(_as_stored(array, like.kind), like.number)
-        found, address = array.shape, owner.address
-    if len(found) != rank or (shape is not None and found != shape):
-        raise ValueError(f"{name} must have shape {shape or 'of 4 sizes'}, got {found}")
-    return address, found, owner
+def _as_images(seen: View, first: bool) -> plan.Strides:
+    """Give the strides of images; sequences are images of one row."""
+    steps = seen.strides
+    return with_row(steps, first, 0) if len(steps) == 3 else steps
 
 
-def _as_stored(array: npt.NDArray[Any], kind: str) -> bytes:
-    """Give the bytes of an array in the images' element kind."""
-    if kind == "f16":
-        return array.astype(np.float16).tobytes()
-    if kind != "bf16":
-        return array.tobytes()
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16).tobytes()
+def forward(
+    rank: Any, arguments: tuple[Any, Any, Any, Any], given: Any, stream: Any
+) -> Any:
+    """Run the forward function of a rank on (inputs, kernel, bias, out).
 
-
-def _same(seen: View, name: str, like: View) -> None:
-    if seen.number != like.number:
-        raise ValueError(
-            f"{name} is on device {seen.number}, the other arrays on device "
-            f"{like.number}: all must be on one"
-        )
-    if seen.kind != like.kind:
-        raise TypeError(f"{name} must be of the other arrays' dtype ({like.kind})")
-
-
-def _align(*addresses: int) -> int:
-    """Give the largest power of two, at most 16, that divides every address."""
-    together = functools.reduce(int.__or__, addresses, 16)
-    return together & -together
-
-
-def _target(out: Any, like: Any, shape: tuple[int, ...], read: tuple[View, ...]) -> Any:
-    """Return where to write: `out`, checked, or a new array."""
-    if out is None:
-        return arrays.empty_like(like, shape)
-    if not checks.is_device_array(out):
-        raise TypeError("out must be on the CUDA device, as the inputs are")
-    seen = arrays.view(out, "out")
-    _same(seen, "out", read[0])
-    if seen.shape != shape:
-        raise ValueError(f"out must have shape {shape}, got {seen.shape}")
-    for other in read:
-        begin, end = _extent(other)
-        if seen.address < end and begin < _extent(seen)[1]:
-            raise ValueError("out must not overlap an array that is read")
-    return out
-
-
-def _extent(seen: View) -> tuple[int, int]:
-    steps = zip(seen.shape, seen.strides, strict=True)
-    span = sum((size - 1) * step for size, step in steps)
-    return seen.address, seen.address + span + ITEMSIZE[seen.kind]
-
-
-@functools.lru_cache(maxsize=4096)
-def _forward_plan(
-    options: Options,
-    x: View,
-    w: tuple[int, ...],
-    o: tuple[int, ...],
-    align: int,
-) -> Bound:
-    """Plan for inputs like `x`, whatever its address; the key is cheap to hash."""
-    problem = plan.Problem(options.geometry(x.shape, w), x.kind, align)
-    launches = plan.forward(problem, x.strides, o, options.activation)
-    return Bound(launches, x.number, options.parameter)
-
-
-def forward(inputs: Any, kernel: Any, bias: Any, given: Any, out: Any) -> Any:
-    """Run `depthwise_conv2d` on device arrays; `given` as `Options.of` takes it."""
-    x = arrays.view(inputs, "inputs")
-    w, w_shape, _ = _weights(kernel, "kernel", x, None, 4)
-    options, geometry = _settled(given, x.shape, w_shape)
-    b, _, _ = _weights(bias, "bias", x, (geometry.out_channels,), 1)
-    result = _target(out, inputs, geometry.output_shape, (x,))
-    o = arrays.view(result, "out")
-    if 0 in o.shape:
-        return result
-    align = _align(x.address, w, b, o.address)
-    nameless = x._replace(address=0)
-    bound = _forward_plan(options, nameless, w_shape, o.strides, align)
-    places = {"x": x.address, "w": w, "b": b, "o": o.address}
-    with device.using(x.number):
-        bound(places, stream(arrays.current_stream(inputs)))
+    `given` is what `Options.of` takes, or made of it.
+    """
+    inputs, kernel, bias, out = arguments
+    on = arrays.stream_of(inputs) if stream is None else arrays.handle_of(stream)
+    if out is not None:
+        _check_out(out)
+    x = arrays.read(inputs, on)
+    like = arrays.view(x.form, "inputs")
+    w = weights.find(kernel, "kernel", rank.ndim, like, on)
+    b = weights.find(bias, "bias", 1, like, on)
+    options = _key(rank, given)
+    key = rank.ndim, x.form, w.form, b.form, options
+    ready = _READY.get(key) or _keep(key, _ready_forward(rank, like, w, b, options))
+    places = {"x": x.address, "w": w.address, "b": b.address}
+    (result,) = ready.run(inputs, places, out, on, stream is not None)
+    _hold((x, w, b), on, like)
     return result
 
 
-@functools.lru_cache(maxsize=4096)
-def _backward_plan(
-    problem: plan.Problem,
-    strides: tuple[Any, Any, Any],
-    activation: tuple[str, float],
-    wanted: str,
-    number: int,
-) -> tuple[Bound, int]:
-    steps = backward(problem, *strides, activation[0], wanted)
-    return Bound(steps.launches, number, activation[1], steps.parts), steps.inner
+def _ready_forward(rank: Any, x: View, w: Seen, b: Seen, given: Any) -> Ready:
+    options = _options(rank, given)
+    w_shape = weights.check(w, "kernel", rank.ndim, x)
+    _check_rank(x, "inputs", rank)
+    geometry = _geometry(rank, options, x.shape, w_shape)
+    read = {"x": x, **_read_weights(w, b, geometry, x)}
+    first = options.channels_first
+
+    def make(views: dict[str, View], align: int) -> Bound | None:
+        if 0 in geometry.output_shape:
+            return None
+        problem = plan.Problem(geometry, x.kind, align)
+        strides = _as_images(x, first), _as_images(views["o"], first)
+        launches = plan.forward(problem, *strides, options.activation)
+        return Bound(launches, x.number, options.parameter)
+
+    return Ready(x, read, [Target("o", rank.shape(geometry))], make)
+
+
+def _read_weights(w: Seen, b: Seen, geometry: Geometry, like: View) -> dict[str, View]:
+    """Check the bias; give the weights that lie where the user's `out` may, too."""
+    read = {}
+    if b.form is not None:
+        shape = weights.check(b, "bias", 1, like)
+        if shape != (geometry.out_channels,):
+            raise ValueError(
+                f"bias must have shape (C*M,) = ({geometry.out_channels},), got {shape}"
+            )
+    for name, seen in (("w", w), ("b", b)):
+        if seen.form is not None and seen.form[0] != "numpy":
+            read[name] = arrays.view(seen.form, name)
+    return read
+
+
+def _check_rank(seen: View, name: str, rank: Any) -> None:
+    if len(seen.shape) != rank.ndim:
+        raise ValueError(
+            f"{name} must have {rank.ndim} dimensions, got shape {seen.shape}"
+        )
+
+
+def _check_out(out: Any) -> None:
+    if not checks.is_device_array(out):
+        raise TypeError("out must be on the CUDA device, as the inputs are")
+    arrays.may_be_written(out)
+
+
+def _hold(read: tuple[Seen, ...], on: int, like: View) -> None:
+    """Keep what DLPack lent until the stream has read it."""
+    capsules = [s.held for s in read if s.form is not None and s.form[0] == "dlpack"]
+    if capsules:
+        dlpack.hold(capsules, on, like.number)
 
 
 def gradients(
+    rank: Any,
     wanted: str,
     given: tuple[Any, Any, Any, Any, Any],
     shape: Any,
     options: tuple[Any, ...],
+    stream: Any,
 ) -> tuple[Any, Any, Any]:
     """Run the gradients on device arrays; the arguments are those of `gradients`."""
     inputs, kernel, bias, grad, out = given
-    leader = grad if wanted == "input" else inputs
-    like = arrays.view(leader, "grad" if wanted == "input" else "inputs")
-    g = arrays.view(grad, "grad")
-    _same(g, "grad", like)
-    x = None if wanted == "input" else like
-    w, w_shape, _ = _weights(kernel, "kernel", like, None, 4)
-    x_shape = like.shape
-    if wanted != "both":
-        axes = "four ints"
-        sizes = checks.shape(shape, f"{wanted}_shape", axes, int(wanted == "kernel"))
-        x_shape = sizes if wanted == "input" else x_shape
-        w_shape = sizes if wanted == "kernel" else w_shape
-    known, geometry = _settled(options, x_shape, w_shape)
-    if g.shape != geometry.output_shape:
-        raise ValueError(
-            f"grad must have the output's shape {geometry.output_shape}, got {g.shape}"
-        )
-    b, _, _ = _weights(bias, "bias", like, (geometry.out_channels,), 1)
-    read = (g,) if x is None else (g, x)
-    results: dict[str, Any] = {}
-    if wanted != "kernel":
-        results["x_grad"] = _target(out, leader, geometry.input_shape, read)
-    if wanted != "input":
-        own = out if wanted == "kernel" else None
-        results["w_grad"] = _target(own, grad, geometry.kernel_shape, read)
-    if wanted == "both":
-        results["b_grad"] = arrays.empty_like(grad, (geometry.out_channels,))
-    _launch_gradients(geometry, wanted, known, (x, g), (w, b), (leader, results))
-    return results.get("x_grad"), results.get("w_grad"), results.get("b_grad")
+    leader, name = (grad, "grad") if wanted == "input" else (inputs, "inputs")
+    on = arrays.stream_of(leader) if stream is None else arrays.handle_of(stream)
+    if out is not None:
+        _check_out(out)
+    if not checks.is_device_array(grad):
+        raise TypeError("grad must be on the CUDA device, as the inputs are")
+    first = arrays.read(leader, on)
+    like = arrays.view(first.form, name)
+    g = first if leader is grad else arrays.read(grad, on)
+    x = NOT_GIVEN if wanted == "input" else first
+    w = weights.find(kernel, "kernel", rank.ndim, like, on)
+    b = weights.find(bias, "bias", 1, like, on)
+    if shape is not None and (type(shape) is not tuple or {*map(type, shape)} != {int}):
+        shape = _shape(shape, wanted)
+    known = _key(rank, options)
+    key = rank.ndim, wanted, x.form, w.form, b.form, g.form, shape, known
+    ready = _READY.get(key)
+    if ready is None:
+        made = _ready_gradients(rank, wanted, (x, w, b, g), shape, known)
+        ready = _keep(key, made)
+    places = {"x": x.address, "w": w.address, "b": b.address, "g": g.address}
+    results = iter(ready.run(leader, places, out, on, stream is not None))
+    _hold((x, w, b, g), on, like)
+    return (
+        next(results) if wanted != "kernel" else None,
+        next(results) if wanted != "input" else None,
+        next(results) if wanted == "both" else None,
+    )
 
 
-def _launch_gradients(
-    geometry: Geometry,
+def _ready_gradients(
+    rank: Any,
     wanted: str,
-    options: Options,
-    read: tuple[View | None, View],
-    weights: tuple[int, int],
-    made: tuple[Any, dict[str, Any]],
-) -> None:
-    """Look the plan up and launch it on the leader's stream."""
-    (x, g), (leader, results) = read, made
-    views = {name: arrays.view(array, name) for name, array in results.items()}
-    places = {name: seen.address for name, seen in views.items()}
-    if "w_grad" in views:
-        seen = views["w_grad"]
-        if seen.strides != plan.dense(seen.shape, ITEMSIZE[seen.kind]):
-            raise ValueError("out on a CUDA device must be C-contiguous")
-    places |= {"g": g.address, "w": weights[0], "b": weights[1]}
-    places |= {} if x is None else {"x": x.address}
-    problem = plan.Problem(geometry, g.kind, _align(*places.values()))
-    x_grad = views["x_grad"].strides if "x_grad" in views else None
-    strides = None if x is None else x.strides, g.strides, x_grad
-    activation = options.activation, options.parameter
-    bound, inner = _backward_plan(problem, strides, activation, wanted, g.number)
-    with device.using(g.number):
-        on = stream(arrays.current_stream(leader))
-        buffer = None
-        if inner:
-            pool = device.device(g.number).memory_resource
-            buffer = pool.allocate(inner, stream=on)
-            places["inner"] = int(buffer.handle)
-        bound(places, on)
-        if buffer is not None:
-            buffer.close(on)
+    seen: tuple[Seen, Seen, Seen, Seen],
+    shape: tuple[int, ...] | None,
+    given: Any,
+) -> Ready:
+    x, w, b, g = seen
+    options = _options(rank, given)
+    grad = arrays.view(g.form, "grad")
+    like = grad if x.form is None else arrays.view(x.form, "inputs")
+    weights.same(grad, "grad", like)
+    if x.form is not None:
+        _check_rank(like, "inputs", rank)
+    x_shape = _shape(shape, wanted) if wanted == "input" else like.shape
+    if wanted == "kernel":
+        w_shape = _shape(shape, wanted)
+    else:
+        w_shape = weights.check(w, "kernel", rank.ndim, like)
+    geometry = _geometry(rank, options, x_shape, w_shape)
+    if grad.shape != rank.shape(geometry):
+        raise ValueError(
+            f"grad must have the output's shape {rank.shape(geometry)}, got "
+            f"{grad.shape}"
+        )
+    read = {"g": grad, **_read_weights(w, b, geometry, like)}
+    if x.form is not None:
+        read["x"] = like
+    targets = []
+    if wanted != "kernel":
+        targets.append(Target("x_grad", geometry.input_shape))
+    if wanted != "input":
+        targets.append(Target("w_grad", geometry.kernel_shape, dense=True))
+    if wanted == "both":
+        targets.append(Target("b_grad", (geometry.out_channels,), dense=True))
+    make = _gradient_maker(geometry, options, wanted, read)
+    return Ready(like, read, targets, make)
+
+
+def _shape(given: Any, wanted: str) -> tuple[int, ...]:
+    """Check the shape that no array tells."""
+    return checks.shape(given, *SHAPES[wanted])
+
+
+def _gradient_maker(
+    geometry: Geometry, options: Options, wanted: str, read: dict[str, View]
+) -> Callable[[dict[str, View], int], Bound | None]:
+    """Return what plans the gradients for results of some forms."""
+    first, grad = options.channels_first, read["g"]
+    x = _as_images(read["x"], first) if "x" in read else None
+
+    def make(views: dict[str, View], align: int) -> Bound | None:
+        problem = plan.Problem(geometry, grad.kind, align)
+        x_grad = views["x_grad"].strides if "x_grad" in views else None
+        steps = backward(
+            problem, x, _as_images(grad, first), x_grad, options.activation, wanted
+        )
+        scratch = {"part": steps.parts, "inner": steps.inner}
+        return Bound(steps.launches, grad.number, options.parameter, scratch)
+
+    return make

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from numbadw.cuda import device, plan
 from numbadw.cuda.gradients import backward
+from numbadw.cuda.halves import KINDS
 from numbadw.cuda.launch import Bound
 from numbadw.geometry import Geometry
 
@@ -28,7 +29,6 @@ Array = npt.NDArray[Any]
 CHUNK = 32 << 20
 # What device allocations and the pinned slots begin on.
 ALIGN = 256
-KINDS = {"float32": "f32", "float64": "f64"}
 
 
 class Slot:
@@ -137,7 +137,7 @@ def _in_chunks(
                 places = [int(buffer.handle) for buffer in both]
                 slot.send(piece, places[0])
                 own = dict(zip(names, places, strict=True))
-                bound(end - begin)({**addresses, **own}, slot.stream)
+                bound(end - begin)({**addresses, **own}, int(slot.stream.handle))
                 slot.fetch(places[1], out)
                 for buffer in both:
                     buffer.close(slot.stream)
@@ -214,19 +214,18 @@ def make_gradients(
         for shape in (geometry.input_shape, geometry.output_shape)
     )
     steps = backward(_problem(geometry, dtype), x, o, x, activation, wanted)
-    bound = Bound(steps.launches, number, parameter, steps.parts)
+    scratch = {"part": steps.parts, "inner": steps.inner}
+    bound = Bound(steps.launches, number, parameter, scratch)
 
     def run(given: Mapping[str, Array], results: Mapping[str, Array]) -> None:
         here = machine(number)
         with here.lock, device.using(number):
             slot = here.slots[0]
             buffers, addresses = _send_all(here, slot, given)
-            sizes = {name: array.nbytes for name, array in results.items()}
-            for name, size in (*sizes.items(), ("inner", steps.inner)):
-                if size:
-                    buffers.append(here.allocate(size, slot))
-                    addresses[name] = int(buffers[-1].handle)
-            bound(addresses, slot.stream)
+            for name, array in results.items():
+                buffers.append(here.allocate(array.nbytes, slot))
+                addresses[name] = int(buffers[-1].handle)
+            bound(addresses, int(slot.stream.handle))
             _fetch_all(slot, addresses, results)
             for buffer in buffers:
                 buffer.close(slot.stream)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from numbadw.cuda import compile as compiler
 from numbadw.cuda import device
 from numbadw.cuda.plan import Launch
-from numbadw.cuda.spec import Spec, typed
+from numbadw.cuda.spec import Spec, packed
 
 
 @functools.cache
@@ -24,51 +23,85 @@ def _kernel(spec: Spec, number: int) -> Any:
         return ObjectCode.from_cubin(code).get_kernel(symbol)
 
 
-@functools.lru_cache(maxsize=256)
-def stream(handle: int) -> Any:
-    """Wrap a stream's handle; 0 and 1 are the legacy default stream, 2 the thread's."""
-    from cuda.core import Stream
+class _Step:
+    """One launch: its kernel and grid, and its arguments as the driver reads them."""
 
-    return Stream.from_handle(handle)
+    __slots__ = ("_arrays", "_bytes", "_free", "_function", "_grid", "_held", "_launch")
+
+    def __init__(self, step: Launch, number: int, slope: float) -> None:
+        bindings = device.driver()
+        self._held = _kernel(step.spec, number)  # unloads its code when dropped
+        self._function = bindings.CUfunction(int(self._held.handle))
+        self._launch = bindings.cuLaunchKernel
+        self._grid = *step.grid, step.spec.threads, 1, 1, 0
+        self._bytes = packed(step.spec, step.sizes, slope)
+        self._arrays = [
+            (i, name, offset) for i, (name, offset) in enumerate(step.arrays) if name
+        ]
+        # Arguments that no call under way is using: the driver reads them without the
+        # interpreter's lock.
+        self._free: list[tuple[Any, Any, int]] = []
+
+    def _fresh(self) -> tuple[Any, Any, int]:
+        """Make arguments, an array of their addresses, and the address of that."""
+        count = len(self._bytes) // 8
+        values = (ctypes.c_int64 * count).from_buffer_copy(self._bytes)
+        first = ctypes.addressof(values)
+        places = (ctypes.c_void_p * count)(*(first + 8 * i for i in range(count)))
+        return values, places, ctypes.addressof(places)
+
+    def __call__(self, addresses: Mapping[str, int], on: int) -> None:
+        try:
+            arguments = self._free.pop()
+        except IndexError:
+            arguments = self._fresh()
+        values = arguments[0]
+        for i, name, offset in self._arrays:
+            base = addresses.get(name, 0)
+            values[i] = base + offset if base else 0
+        status = self._launch(self._function, *self._grid, on, arguments[2], 0)
+        self._free.append(arguments)
+        if status[0]:
+            device.check(status)
 
 
 class Bound:
     """Launches on one device, their kernels, grids and numbers ready.
 
-    Calling it takes addresses by array name, the stream and the bytes of the parts
-    come from the plan.
+    Calling it takes addresses by array name and a stream's handle; arrays of `scratch`,
+    (name, bytes), it allocates in the stream's order and frees again.
     """
 
-    __slots__ = ("_launch", "_number", "_parts", "_steps")
+    __slots__ = ("_number", "_pool", "_scratch", "_steps")
 
     def __init__(
-        self, launches: Sequence[Launch], number: int, slope: float, parts: int = 0
+        self,
+        launches: Sequence[Launch],
+        number: int,
+        slope: float,
+        scratch: Mapping[str, int] | None = None,
     ) -> None:
-        from cuda.core import LaunchConfig, launch
-
-        self._launch = launch
         self._number = number
-        self._parts = parts
-        self._steps = []
-        for step in launches:
-            config = LaunchConfig(grid=step.grid, block=step.spec.threads)
-            own = np.float64 if step.spec.kind == "f64" else np.float32
-            numbers = (*typed(step.sizes), own(slope))
-            kernel = _kernel(step.spec, number)
-            self._steps.append((config, kernel, step.arrays, numbers))
+        self._scratch = [item for item in (scratch or {}).items() if item[1]]
+        self._steps = [_Step(step, number, slope) for step in launches]
+        # Its release threshold keeps freed memory for the next call.
+        self._pool: Any = device.device(number).memory_resource
 
-    def __call__(self, addresses: Mapping[str, int], on: Any) -> None:
+    def __call__(self, addresses: Mapping[str, int], on: int) -> None:
         """Launch on a stream; addresses of arrays that are not given are 0."""
-        parts = None
-        if self._parts:
-            pool = device.device(self._number).memory_resource
-            parts = pool.allocate(self._parts, stream=on)
-            addresses = {**addresses, "part": int(parts.handle)}
-        for config, kernel, arrays, numbers in self._steps:
-            places = []
-            for name, offset in arrays:
-                base = addresses.get(name, 0)
-                places.append(base + offset if base else 0)
-            self._launch(on, config, kernel, *places, *numbers)
-        if parts is not None:
-            parts.close(on)
+        if not self._scratch:
+            for step in self._steps:
+                step(addresses, on)
+            return
+        bindings, more = device.driver(), dict(addresses)
+        allocate, pool = bindings.cuMemAllocFromPoolAsync, self._pool.handle
+        made = []
+        try:
+            for name, size in self._scratch:
+                more[name] = int(device.check(allocate(size, pool, on)))
+                made.append(more[name])
+            for step in self._steps:
+                step(more, on)
+        finally:
+            for address in made:
+                bindings.cuMemFreeAsync(address, on)

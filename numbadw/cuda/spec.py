@@ -6,9 +6,9 @@ CPU.
 
 from __future__ import annotations
 
+import struct
 from typing import Any, NamedTuple
 
-import numpy as np
 from numba.core import types
 
 from numbadw.cuda.emit import sum_type
@@ -142,8 +142,11 @@ def argument_types(spec: Spec) -> tuple[Any, ...]:
     return (types.int64,) * ADDRESSES + (sizes_type(), sum_type(spec.kind))
 
 
-def typed(sizes: Sizes) -> Sizes:
-    """Give the numbers as NumPy scalars of a kernel's own types."""
-    narrow = [np.int32(number) for number in sizes[:NARROW]]
-    wide = [np.int64(number) for number in sizes[NARROW:]]
-    return Sizes(*narrow, *wide)
+def packed(spec: Spec, sizes: Sizes, slope: float) -> bytes:
+    """Lay out a kernel's arguments, 8 bytes each, the addresses being 0 still.
+
+    Each begins on the lowest byte of its 8: every machine with CUDA is little-endian.
+    """
+    real = "d" if spec.kind == "f64" else "f4x"
+    numbers = [0] * ADDRESSES + list(sizes)
+    return struct.pack(f"<{len(numbers)}q{real}", *numbers, slope)

@@ -12,6 +12,19 @@ from numbadw import activations, checks
 
 _counters: defaultdict[str, Any] = defaultdict(itertools.count)
 
+# What a layer's repr tells.
+SHOWN = (
+    "name",
+    "kernel_size",
+    "strides",
+    "padding",
+    "dilation_rate",
+    "depth_multiplier",
+    "activation",
+    "data_format",
+    "built",
+)
+
 
 def activation(value: object) -> str | tuple[str, float]:
     """Give the canonical name, with the parameter only where it is not the default."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numbadw import checks
+from numbadw.dispatch import cast_on_device, on_device
 from numbadw.geometry import AxisPadding, Padding, output_size
 from numbadw.layers import arguments, initializers
 from numbadw.layers.training import Trainable
@@ -25,20 +26,10 @@ Made = TypeVar("Made", bound="ConvLayer")
 
 # Plans a layer keeps; more kinds of arrays than this start over.
 MAX_PLANS = 64
+# The key of the plan for whatever lies on a CUDA device.
+DEVICE = ("device",)
 # What may change in a layer's life; no plan depends on it.
 CHANGEABLE = ("name", "trainable")
-# What a layer's repr tells.
-SHOWN = (
-    "name",
-    "kernel_size",
-    "strides",
-    "padding",
-    "dilation_rate",
-    "depth_multiplier",
-    "activation",
-    "data_format",
-    "built",
-)
 
 
 class Prepared(Protocol):
@@ -163,6 +154,10 @@ class ConvLayer(Trainable):
                 run = self._runs.get((inputs.shape, inputs.strides, inputs.dtype))
                 if run is not None:
                     return run(inputs, None)
+        elif (run := self._runs.get(DEVICE)) is not None:
+            x = self._cast(inputs)
+            if type(x) is not np.ndarray:
+                return run(x, out)
         return self._first_call(inputs, out)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -290,7 +285,7 @@ class ConvLayer(Trainable):
 
     def __repr__(self) -> str:
         """Name the layer and what shapes its result."""
-        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in SHOWN)
+        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in arguments.SHOWN)
         return f"<{type(self).__name__} {parts}>"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -328,7 +323,9 @@ class ConvLayer(Trainable):
             return self(x, out)
         self.build(x.shape)
         run = self._prepare(x, out)
-        if type(x) is np.ndarray and (out is None or type(out) is np.ndarray):
+        if type(x) is not np.ndarray:
+            self._runs[DEVICE] = run  # it keeps plans of its own
+        elif out is None or type(out) is np.ndarray:
             if len(self._runs) >= MAX_PLANS:
                 self._runs.clear()
             key: tuple[Any, ...] = (x.shape, x.strides, x.dtype)
@@ -339,8 +336,8 @@ class ConvLayer(Trainable):
 
     def _cast(self, array: Any, name: str = "inputs") -> Any:
         """Give a plain array of the layer's dtype, the same object if it is one."""
-        if checks.is_device_array(array):
-            return array
+        if on_device(self.backend, array):
+            return cast_on_device(array, self.dtype, name)
         if isinstance(array, np.ndarray) and array.dtype.kind == "f":
             array = array.astype(self.dtype, copy=False)
         return checks.input_array(array, name, len(self.kernel_size) + 2)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numbadw import activations, checks
-from numbadw.dispatch import choose_backend
+from numbadw.dispatch import choose_backend, on_device, require_device, without_cuda
 from numbadw.functional import Options, convolve
 from numbadw.geometry import make_sequence_geometry
 from numbadw.memory import SMALL_BYTES, aligned_empty, require
@@ -40,6 +40,7 @@ def depthwise_conv1d(  # noqa: PLR0913  (public: one argument an option)
     return_state: bool = False,
     out: Array | None = None,
     backend: str = "auto",
+    stream: Any = None,
 ) -> Any:
     """Convolve every channel of a batch of sequences with its own filters.
 
@@ -66,7 +67,7 @@ def depthwise_conv1d(  # noqa: PLR0913  (public: one argument an option)
         "valid" (none), "same" (`ceil(L / stride)` outputs, the odd step at the end),
         "causal" (`(k - 1) * dilation_rate` at the start: no output sees inputs behind
         its own), an int, or `(before, after)`.
-    data_format, activation, out, backend : optional
+    data_format, activation, out, backend, stream : optional
         See `depthwise_conv2d`.
     initial_state : ndarray, shape (N, (k - 1) * dilation_rate, C), optional
         The inputs before this piece, channels last in both layouts; None stands for
@@ -111,8 +112,10 @@ def depthwise_conv1d(  # noqa: PLR0913  (public: one argument an option)
     True
     """
     options = strides, padding, dilation_rate, data_format, activation, backend
+    if stream is not None:
+        require_device(backend, inputs)
     if initial_state is None and return_state is False:
-        return convolve(SEQUENCES, inputs, kernel, bias, out, options)
+        return convolve(SEQUENCES, inputs, kernel, bias, out, options, stream)
     if not isinstance(return_state, (bool, np.bool_)):
         raise TypeError(f"return_state must be a bool, got {return_state!r}")
     piece = _Piece(inputs, kernel, bias, initial_state, out, options)
@@ -136,6 +139,8 @@ class _Piece:
         options: Options,
     ) -> None:
         strides, padding, dilation_rate, data_format, activation, backend = options
+        if on_device(backend, inputs):
+            without_cuda("cuda", "sequences in pieces")
         choose_backend(backend, inputs)
         first = checks.data_format(data_format)
         dilation = checks.step(dilation_rate, "dilation_rate")

@@ -12,7 +12,7 @@ from numbadw.sequence.rank import SEQUENCES
 Array = npt.NDArray[Any]
 
 
-def depthwise_conv1d_grad(
+def depthwise_conv1d_grad(  # noqa: PLR0913  (public: one argument an option)
     inputs: Array,
     kernel: Array,
     grad: Array,
@@ -24,6 +24,7 @@ def depthwise_conv1d_grad(
     activation: Any = None,
     bias: Array | None = None,
     backend: str = "auto",
+    stream: Any = None,
 ) -> tuple[Array, Array, Array]:
     """Give the gradients at inputs, kernel and bias of one `depthwise_conv1d` call.
 
@@ -39,8 +40,10 @@ def depthwise_conv1d_grad(
     grad : ndarray, shape (N, length, C * M) or (N, C * M, length)
         The gradient at the result.  The dtype of `inputs`, or one that casts to it
         safely (a converted copy is made then).
-    strides, padding, dilation_rate, data_format, activation, backend : optional
+    strides, padding, dilation_rate, data_format, activation : optional
         Those of the forward call: see `depthwise_conv1d`.
+    backend, stream : optional
+        As there.
     bias : ndarray, shape (C * M,), optional
         The bias of the forward call.  It matters to an activation's derivative alone;
         None is no bias.
@@ -74,5 +77,5 @@ def depthwise_conv1d_grad(
     """
     arrays = inputs, kernel, bias, grad, None
     options = strides, padding, dilation_rate, data_format, activation, backend
-    x_grad, w_grad, b_grad = gradients(SEQUENCES, "both", arrays, None, options)
+    x_grad, w_grad, b_grad = gradients(SEQUENCES, "both", arrays, None, options, stream)
     return x_grad.reshape(inputs.shape), w_grad[0], b_grad

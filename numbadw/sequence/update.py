@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from numbadw import activations, checks
 from numbadw.calls import Calls
-from numbadw.dispatch import NOTHING, Run, choose_backend
+from numbadw.dispatch import NOTHING, Run, choose_backend, without_cuda
 from numbadw.geometry import make_sequence_geometry
 from numbadw.memory import (
     LEAST_KEPT,
@@ -98,7 +98,7 @@ def _check(
     state: Any, x: Any, kernel: Any, bias: Any, dilation_rate: Any, activation: Any
 ) -> tuple[Step, tuple[Any, Any, Any, Any]]:
     """Turn the user's arguments into a bound step and the arrays it takes."""
-    target = choose_backend("auto", x)
+    target = without_cuda(choose_backend("auto", x), "sequences in pieces")
     dilation = checks.step(dilation_rate, "dilation_rate")
     name, parameter = activations.resolve(activation)
     now = checks.input_array(x, "x", 2)
