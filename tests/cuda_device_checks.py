@@ -408,6 +408,17 @@ def test_arrays_of_our_own_keep_strides_and_alignment(rng):
         np.testing.assert_array_equal(there.fetch(back), view)
 
 
+def test_the_step_along_an_axis_of_one_entry_does_not_matter(rng):
+    x = rng.standard_normal((1, 6, 7, 1)).astype("f4")
+    w, b = np.ones((3, 3, 1, 1), "f4"), np.ones(1, "f4")
+    odd = np.lib.stride_tricks.as_strided
+    there = odd(x, x.shape, (12, 28, 4, 20)), odd(w, w.shape, (12, 4, 52, 7))
+    result = ndw.depthwise_conv2d(
+        *(Resident.of(array, "f32", 0) for array in (*there, odd(b, (1,), (8,))))
+    )
+    assert_close(result.numpy(), x, w, b)
+
+
 def test_numpy_rounds_halves_as_we_do(rng):
     numbers = rng.standard_normal(1000).astype("f4")
     ends = np.array([np.nan, np.inf, -np.inf, 3.4e38, 0, -0.0], "f4")

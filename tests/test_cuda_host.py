@@ -32,7 +32,9 @@ def test_the_host_path_over_a_stub_driver(tmp_path):
         [COMPILER, "-shared", "-fPIC", "-w", "-o", library, source, "-ldl"], check=True
     )
     paths = [str(tmp_path), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-    checks = [str(HERE / f"cuda_{part}_checks.py") for part in ("host", "device")]
+    checks = [
+        str(HERE / f"cuda_{part}_checks.py") for part in ("host", "device", "selftest")
+    ]
     child = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *checks],
         env=environment(LD_LIBRARY_PATH=os.pathsep.join(paths)),

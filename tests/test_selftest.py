@@ -208,7 +208,7 @@ def test_time_ends_the_quick_test(monkeypatch, capsys):
 # A child that reports at once: it dies at kind 4 and finds kind 6 wrong.
 CHILD = """
 import json, os, sys, time
-seed, first, last, calls = map(int, sys.argv[1:])
+seed, first, last, calls = map(int, sys.argv[1:5])
 for kind in range(first, last):
     if kind == 4:
         sys.stderr.write("a last word")
@@ -242,7 +242,7 @@ class TestLong:
         path = tmp_path / "state.json"
         monkeypatch.setattr(os, "environ", environment())
         assert run_long(path, "--kinds", "1", "--calls", "1", "--seed", "2") == 0
-        state = long.load(path, 2, 1)
+        state = long.load(path, 2, 1, "cpu")
         assert state.done == {0: 1}
         assert state.compiled
         assert "1 calls over 1 kinds" in capsys.readouterr().out
@@ -253,12 +253,12 @@ class TestLong:
         printed = capsys.readouterr()
         assert "14 calls over 2 kinds of kernels (3 compiled), seed 9" in printed.out
         assert "2 of 2 kinds, 14 calls, 0 wrong" in printed.err
-        seconds = long.load(quick_children, None, 7).seconds
+        seconds = long.load(quick_children, None, 7, "cpu").seconds
         assert run_long(quick_children, "--kinds", "4", *options[:2]) == 0
         printed = capsys.readouterr()
         assert "14 calls over 2 kinds are done already" in printed.out
         assert "28 calls over 4 kinds of kernels (5 compiled), seed 9" in printed.out
-        assert long.load(quick_children, None, 7).seconds >= seconds
+        assert long.load(quick_children, None, 7, "cpu").seconds >= seconds
         # All is done: nothing runs again.
         assert run_long(quick_children, "--kinds", "4", *options) == 0
         assert capsys.readouterr().err == ""
@@ -277,14 +277,16 @@ class TestLong:
 
     def test_a_child_that_hangs_is_ended(self, quick_children, monkeypatch, capsys):
         monkeypatch.setattr(long, "PATIENCE", 1)
-        state = long.load(quick_children, 0, 7)
+        state = long.load(quick_children, 0, 7, "cpu")
         state = state._replace(done=dict.fromkeys(range(10), 7))
         state = long.run(state, quick_children, 11, 1, lambda state: None)
         assert state.wrong == [("10", "no end after 1 s")]
 
     def test_an_interrupt_keeps_what_is_done(self, quick_children, capsys):
         path = quick_children
-        long.save(long.load(path, 0, 7)._replace(done=dict.fromkeys(range(7), 7)), path)
+        long.save(
+            long.load(path, 0, 7, "cpu")._replace(done=dict.fromkeys(range(7), 7)), path
+        )
         timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         start = time.monotonic()
@@ -292,7 +294,7 @@ class TestLong:
         timer.join()
         assert time.monotonic() - start < 30
         assert "goes on from here" in capsys.readouterr().err
-        assert sorted(long.load(path, 0, 7).done) == list(range(10))
+        assert sorted(long.load(path, 0, 7, "cpu").done) == list(range(10))
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -303,6 +305,7 @@ class TestLong:
             (lambda text: '{"seed": 1}', "is no state of a self-test"),
             (lambda text: text.replace('"calls": 7', '"calls": "x"'), "is no state"),
             (lambda text: text.replace('"calls": 7', '"calls": 8'), "has 8 calls a k"),
+            (lambda text: text.replace('"cpu"', '"cuda"'), "is of backend cuda"),
             (
                 lambda text: text.replace('"seed": 0', '"seed": 4'),
                 "is of seed 4, not 0",
@@ -316,7 +319,7 @@ class TestLong:
     )
     def test_a_bad_state_is_refused(self, change, message, quick_children, capsys):
         path = quick_children
-        long.save(long.load(path, 0, 7), path)
+        long.save(long.load(path, 0, 7, "cpu"), path)
         path.write_text(change(path.read_text()))
         before = path.read_text()
         with pytest.raises(SystemExit) as stop:
@@ -334,7 +337,7 @@ class TestLong:
 
     def test_the_state_is_replaced_as_a_whole(self, quick_children, monkeypatch):
         path = quick_children
-        state = long.load(path, 0, 7)
+        state = long.load(path, 0, 7, "cpu")
         long.save(state, path)
 
         def fail(*_, **__):
@@ -344,7 +347,7 @@ class TestLong:
         with pytest.raises(OSError, match="No space"):
             long.save(state._replace(seed=3), path)
         monkeypatch.undo()
-        assert long.load(path, 0, 7) == state
+        assert long.load(path, 0, 7, "cpu") == state
         assert list(path.parent.iterdir()) == [path]
 
     def test_batches_leave_out_what_is_done(self, monkeypatch):
@@ -354,9 +357,9 @@ class TestLong:
 
     def test_the_state_lies_in_the_cache_folder_or_here(self, monkeypatch, tmp_path):
         monkeypatch.setattr(long.jit, "cache_folder", lambda: tmp_path)
-        assert long.default_path().parent == tmp_path
+        assert long.default_path("cpu").parent == tmp_path
         monkeypatch.setattr(long.jit, "cache_folder", lambda: None)
-        assert long.default_path().name == str(long.default_path())
+        assert long.default_path("cpu").name == str(long.default_path("cpu"))
 
 
 def test_a_batch_reports_every_kind(monkeypatch, capsys):
@@ -364,9 +367,9 @@ def test_a_batch_reports_every_kind(monkeypatch, capsys):
     monkeypatch.setattr(
         batch,
         "fault_of",
-        lambda kind, seed, number, draw: faults.get((number, draw), ""),
+        lambda kind, seed, number, draw, backend: faults.get((number, draw), ""),
     )
-    assert batch.main(["0", "4", "6", "3"]) == 0
+    assert batch.main(["0", "4", "6", "3", "cpu"]) == 0
     reports = [batch.read(line) for line in capsys.readouterr().out.splitlines()]
     assert [(report.kind, report.calls) for report in reports] == [(4, 3), (5, 3)]
     assert [report.wrong for report in reports] == [[], [("5:1", "off")]]

@@ -117,10 +117,19 @@ def view(form: Any, name: str) -> View:
         )
     item = ITEMSIZE[kind]
     shape = tuple(shape)
-    if strides is None:
-        strides = _dense(shape, item)
-    elif library in ("torch", "dlpack"):
-        strides = [step * item for step in strides]
+    dense = _dense(shape, item)
+    unit = item if library in ("torch", "dlpack") else 1
+    steps = dense if strides is None else [step * unit for step in strides]
+    # Libraries leave any step along an axis of one entry.
+    strides = [
+        step if size > 1 else usual
+        for size, step, usual in zip(shape, steps, dense, strict=True)
+    ]
+    if any(step % item for step in strides):
+        raise ValueError(
+            f"{name} must have strides of whole elements on a CUDA device, got "
+            f"{tuple(strides)} bytes"
+        )
     return View(shape, tuple(strides), kind, int(number))
 
 

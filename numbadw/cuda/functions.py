@@ -51,6 +51,8 @@ class Target(NamedTuple):
     dense: bool = False
 
 
+# The arguments by their names in a plan; all others are results.
+_NAMES = {"x": "inputs", "w": "kernel", "b": "bias", "g": "grad"}
 # A plan, None where there is nothing to do, and the ends of the first result.
 Planned = tuple[Bound | None, tuple[int, int]]
 
@@ -96,6 +98,7 @@ class Ready:
         key = (bits & -bits, *forms)
         known = self._plans.get(key)
         if known is None:
+            self._refuse_misaligned(places)
             known = self._plans[key] = self._plan(bits & -bits, forms, out is not None)
         bound, (begin, end) = known
         if out is not None:
@@ -107,6 +110,16 @@ class Ready:
             with device.using(self._like.number):
                 bound(places, on)
         return [arrays.finished(result, leader, on) for result in results]
+
+    def _refuse_misaligned(self, places: dict[str, int]) -> None:
+        """Refuse addresses that a GPU cannot read elements at."""
+        item = ITEMSIZE[self._like.kind]
+        for name, address in places.items():
+            if address % item:
+                raise ValueError(
+                    f"{_NAMES.get(name, 'out')} must begin at a multiple of its "
+                    f"element's {item} bytes on a CUDA device"
+                )
 
     def _plan(self, align: int, forms: list[Any], given: bool) -> Planned:
         """Check the results' forms and plan; nothing is to do for empty ones."""

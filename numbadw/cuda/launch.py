@@ -12,12 +12,16 @@ from numbadw.cuda import device
 from numbadw.cuda.plan import Launch
 from numbadw.cuda.spec import Spec, packed
 
+# The labels of all kernels that this process has loaded.
+LOADED: set[str] = set()
+
 
 @functools.cache
 def _kernel(spec: Spec, number: int) -> Any:
     """Compile a kernel, or find it in the cache, and load it onto a device."""
     from cuda.core import ObjectCode
 
+    LOADED.add(spec.label)
     with device.using(number):
         code, symbol = compiler.cubin(spec, device.capability(number))
         return ObjectCode.from_cubin(code).get_kernel(symbol)

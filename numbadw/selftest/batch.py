@@ -1,6 +1,6 @@
 """A child process of the long self-test: all calls of some kinds, in order.
 
-    python -m numbadw.selftest.batch SEED FIRST LAST CALLS
+    python -m numbadw.selftest.batch SEED FIRST LAST CALLS BACKEND
 
 Writes one line of JSON after each kind.  A child keeps the memory of what it compiled,
 and a crash, to itself.
@@ -30,24 +30,30 @@ class Report(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Run the kinds and report each."""
-    seed, first, last, calls = map(int, argv)
+    seed, first, last, calls = map(int, argv[:4])
+    (backend,) = argv[4:]
     for number, kind in enumerate(itertools.islice(kinds(seed), last)):
         if number >= first:
-            say(json.dumps(_run(kind, seed, number, calls)))
+            say(json.dumps(run(kind, seed, number, calls, backend)))
     return 0
 
 
-def _run(kind: Any, seed: int, number: int, calls: int) -> Report:
+def run(kind: Any, seed: int, number: int, calls: int, backend: str) -> Report:
+    """Make the calls of a kind."""
     wrong = []
     for draw in range(calls):
-        fault = fault_of(kind, seed, number, draw)
+        fault = fault_of(kind, seed, number, draw, backend)
         if fault:
             wrong.append((f"{number}:{draw}", fault))
-    return Report(number, calls, compiled(), wrong)
+    return Report(number, calls, compiled(backend), wrong)
 
 
-def compiled() -> list[str]:
+def compiled(backend: str) -> list[str]:
     """Return the labels of the kernels compiled (or loaded) so far."""
+    if backend == "cuda":
+        from numbadw.cuda import launch
+
+        return sorted(launch.LOADED)
     from numbadw.cpu import kernels
 
     return sorted({kernel.__name__ for kernel in kernels.COMPILED})

@@ -25,14 +25,16 @@ NAMES = {
 }
 
 
-def fault_of(kind: Kind, seed: int, number: int, draw: int) -> str:
+def fault_of(
+    kind: Kind, seed: int, number: int, draw: int, backend: str = "cpu"
+) -> str:
     """Make one call of a kind and tell what is wrong; nothing where all is right."""
     call = draw_call(kind, seed, number, draw)
     before = numbadw.get_num_threads()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            fault = _fault(call)
+            fault = _fault(call, backend)
     except Exception as error:
         fault = f"{type(error).__name__}: {error}"
     finally:
@@ -55,9 +57,15 @@ def describe(call: Call) -> str:
     return f"{call.function}: {'; '.join([*described, *options])}"
 
 
-def _fault(call: Call) -> str:
+def _fault(call: Call, backend: str) -> str:
+    if backend == "cuda":
+        from numbadw.selftest.on_device import results as make
+
+        again = "in a second run"
+    else:
+        make, again = _results, f"on one thread than on {call.threads}"
     numbadw.set_num_threads(call.threads)
-    results = _results(call, call.out)
+    results = make(call, call.out)
     for name, result, answer in zip(
         NAMES[call.function], results, _answers(call), strict=True
     ):
@@ -67,11 +75,11 @@ def _fault(call: Call) -> str:
         if fault:
             return f"{name}: {fault}"
     numbadw.set_num_threads(1)
-    for name, result, again in zip(
-        NAMES[call.function], results, _results(call, None), strict=True
+    for name, result, second in zip(
+        NAMES[call.function], results, make(call, None), strict=True
     ):
-        if not _same_bits(result, again):
-            return f"{name} has other bits on one thread than on {call.threads}"
+        if not _same_bits(result, second):
+            return f"{name} has other bits {again}"
     if call.out is not None and call.base is not None:
         if results[0] is not call.out:
             return "out was not returned"
@@ -93,11 +101,17 @@ def _same_bits(one: Array, other: Array) -> bool:
 
 def _results(call: Call, out: Array | None) -> tuple[Array, ...]:
     """Compute what the call asks for, into `out` where there is one."""
-    x, w, g, options = call.inputs, call.kernel, call.grad, call.options
+    return compute(call, call, out)
+
+
+def compute(call: Call, arrays: Call, out: Any, **more: Any) -> tuple[Any, ...]:
+    """Call the function that a call names, on the arrays of another like it."""
+    x, w, bias, g = arrays.inputs, arrays.kernel, arrays.bias, arrays.grad
+    options = {**call.options, **more}
     if call.function == "forward":
-        return (numbadw.depthwise_conv2d(x, w, call.bias, out=out, **options),)
+        return (numbadw.depthwise_conv2d(x, w, bias, out=out, **options),)
     if call.function == "all":
-        return numbadw.depthwise_conv2d_grad(x, w, g, bias=call.bias, **options)
+        return numbadw.depthwise_conv2d_grad(x, w, g, bias=bias, **options)
     shapes, options = call.geometry, {"out": out, **options}
     if call.function == "inputs":
         return (

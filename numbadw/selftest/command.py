@@ -11,6 +11,7 @@ from typing import Any
 
 from numbadw import threads
 from numbadw.console import progress, say
+from numbadw.dispatch import BackendUnavailableError, require_cuda
 from numbadw.selftest import long
 from numbadw.selftest.batch import compiled
 from numbadw.selftest.check import describe, fault_of
@@ -20,6 +21,7 @@ from numbadw.selftest.draws import COMMON, draw_call, kind_number
 QUICK_CALLS, QUICK_SECONDS = 100, 20.0
 LONG_KINDS, LONG_CALLS = 334, 300
 MOST_JOBS = 8
+MOST_CONTEXTS = 4  # each process has one of its own on the GPU
 MOST_FAULTS = 20  # shown
 INTERRUPTED = 130
 
@@ -45,22 +47,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--kinds", type=_count, default=LONG_KINDS, help="of --long (default 334)")
     add("--calls", type=_count, default=LONG_CALLS, help="of a kind (default 300)")
     add("--jobs", type=_count, help="processes of --long (default: one a thread)")
+    add("--backend", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     options = parser.parse_args(argv)
     if options.seed is not None and options.seed < 0:
         parser.error(f"argument --seed: expected a number >= 0, got {options.seed}")
+    if options.backend == "cuda":
+        try:
+            require_cuda()
+        except BackendUnavailableError as error:
+            progress(str(error))
+            return 1
     if options.case:
-        number, draw = options.case
-        return _one(options.seed or 0, number, draw, options.calls)
+        return _one(options)
     if not options.long:
-        return _quick(options.seed or 0)
-    path = options.state or long.default_path()
+        return _quick(options.seed or 0, options.backend)
+    path = options.state or long.default_path(options.backend)
     try:
         return _long(options, path)
     except (long.StateError, OSError) as error:
         parser.error(str(error))
 
 
-def _quick(seed: int) -> int:
+def _quick(seed: int, backend: str) -> int:
     """Make calls of the common kinds, one kind after the other, until time is up."""
     start = last = time.monotonic()
     made = 0
@@ -73,35 +81,37 @@ def _quick(seed: int) -> int:
         if now - last > 1:
             progress(f"{made} calls, {len(wrong)} wrong, {now - start:.0f} s")
             last = now
-        fault = fault_of(COMMON[number], seed, number, draw)
+        fault = fault_of(COMMON[number], seed, number, draw, backend)
         made += 1
         if fault:
             wrong.append((f"{number}:{draw}", fault))
-    counts = made, min(made, len(COMMON)), len(compiled())
-    return _verdict(seed, counts, time.monotonic() - start, wrong)
+    counts = made, min(made, len(COMMON)), len(compiled(backend))
+    return _verdict((seed, backend), counts, time.monotonic() - start, wrong)
 
 
-def _one(seed: int, number: int, draw: int | None, calls: int) -> int:
+def _one(options: Any) -> int:
     """Make the calls that a fault names again."""
+    (number, draw), seed, backend = options.case, options.seed or 0, options.backend
     start = time.monotonic()
     kind = kind_number(seed, number)
     say(f"kind {number}: {kind.label}")
-    draws = range(calls) if draw is None else range(draw, draw + 1)
+    draws = range(options.calls) if draw is None else range(draw, draw + 1)
     if draw is not None:
         say(describe(draw_call(kind, seed, number, draw)))
     wrong = []
     for each in draws:
-        fault = fault_of(kind, seed, number, each)
+        fault = fault_of(kind, seed, number, each, backend)
         if fault:
             wrong.append((f"{number}:{each}", fault))
-    counts = len(draws), 1, len(compiled())
-    return _verdict(seed, counts, time.monotonic() - start, wrong)
+    counts = len(draws), 1, len(compiled(backend))
+    return _verdict((seed, backend), counts, time.monotonic() - start, wrong)
 
 
 def _long(options: Any, path: Path) -> int:
     """Go on with the long test where its state file says that it ended."""
-    state = long.load(path, options.seed, options.calls)
-    jobs = options.jobs or min(threads.state.allowed, MOST_JOBS)
+    state = long.load(path, options.seed, options.calls, options.backend)
+    most = MOST_CONTEXTS if options.backend == "cuda" else MOST_JOBS
+    jobs = options.jobs or min(threads.state.allowed, most)
     total = options.kinds * options.calls
     say(f"seed {state.seed}, {total:,} calls over {options.kinds} kinds; state: {path}")
     if state.done:
@@ -119,19 +129,21 @@ def _long(options: Any, path: Path) -> int:
         progress("interrupted: the same command goes on from here")
         return INTERRUPTED
     counts = state.total, len(state.done), len(state.compiled)
-    return _verdict(state.seed, counts, state.seconds, state.wrong)
+    return _verdict((state.seed, state.backend), counts, state.seconds, state.wrong)
 
 
 def _verdict(
-    seed: int,
+    which: tuple[int, str],
     counts: tuple[int, int, int],
     seconds: float,
     wrong: list[tuple[str, str]],
 ) -> int:
     """Say how it went, and return the exit status."""
+    seed, backend = which
+    place = "" if backend == "cpu" else f" --backend {backend}"
     for case, fault in wrong[:MOST_FAULTS]:
         say(f"WRONG: {fault}")
-        say(f"  again: python -m numbadw selftest --seed {seed} --case {case}")
+        say(f"  again: python -m numbadw selftest{place} --seed {seed} --case {case}")
     calls, many, kernels = counts
     verdict = f"{len(wrong)} of them WRONG" if wrong else "all results are right"
     say(

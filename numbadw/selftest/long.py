@@ -41,6 +41,7 @@ class State(NamedTuple):
     sources: str  # a hash: results of other sources do not count
     seed: int
     calls: int  # of each kind
+    backend: str
     seconds: float
     done: dict[int, int]  # calls made, by kind
     compiled: list[str]
@@ -63,12 +64,12 @@ class State(NamedTuple):
         )
 
 
-def default_path() -> Path:
+def default_path(backend: str) -> Path:
     """Return where the state is kept if the user does not say."""
-    return (jit.cache_folder() or Path()) / "numbadw-selftest.json"
+    return (jit.cache_folder() or Path()) / f"numbadw-selftest-{backend}.json"
 
 
-def load(path: Path, seed: int | None, calls: int) -> State:
+def load(path: Path, seed: int | None, calls: int, backend: str) -> State:
     """Return the state in a file, or a new one where there is none.
 
     Raises
@@ -76,7 +77,7 @@ def load(path: Path, seed: int | None, calls: int) -> State:
     StateError
         The file cannot be read, or is of another test.
     """
-    fresh = State(jit.source_hash(), seed or 0, calls, 0.0, {}, [], [])
+    fresh = State(jit.source_hash(), seed or 0, calls, backend, 0.0, {}, [], [])
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -92,6 +93,8 @@ def load(path: Path, seed: int | None, calls: int) -> State:
         raise StateError(f"{path} is of another version of numbadw: {advice}")
     if seed not in (None, state.seed):
         raise StateError(f"{path} is of seed {state.seed}, not {seed}: {advice}")
+    if backend != state.backend:
+        raise StateError(f"{path} is of backend {state.backend}: {advice}")
     if calls != state.calls:
         raise StateError(
             f"{path} has {state.calls} calls a kind, not {calls}: {advice}"
@@ -105,6 +108,7 @@ def _parse(text: str) -> State:
         sources=str(fields["sources"]),
         seed=int(fields["seed"]),
         calls=int(fields["calls"]),
+        backend=str(fields["backend"]),
         seconds=float(fields["seconds"]),
         done={int(kind): int(made) for kind, made in fields["done"].items()},
         compiled=[str(label) for label in fields["compiled"]],
@@ -136,7 +140,7 @@ def run(
         As it came, with everything kept that the children had finished.
     """
     start = time.monotonic() - state.seconds
-    children = Children(state.seed, state.calls)
+    children = Children(state.seed, state.calls, state.backend)
     batches = _batches([kind for kind in range(kinds) if kind not in state.done])
     running: set[Future[list[Report]]] = set()
 
@@ -178,8 +182,8 @@ def _batches(left: list[int]) -> Iterator[tuple[int, int]]:
 class Children:
     """The child processes: started, read and ended."""
 
-    def __init__(self, seed: int, calls: int) -> None:
-        self._seed, self._calls = seed, calls
+    def __init__(self, seed: int, calls: int, backend: str) -> None:
+        self._seed, self._calls, self._backend = seed, calls, backend
         self._lock, self._alive = threading.Lock(), set[subprocess.Popen[str]]()
         self._stopped = False
 
@@ -211,7 +215,7 @@ class Children:
                 if self._stopped:
                     return [], ""
                 child = subprocess.Popen(
-                    command(*numbers),
+                    command(*numbers, self._backend),
                     env={**os.environ, "NUMBADW_CACHE_DIR": folder},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -237,7 +241,7 @@ class Children:
         return lines, f"the process ended with status {code}: {tail}" if code else ""
 
 
-def command(seed: int, first: int, last: int, calls: int) -> list[str]:
+def command(seed: int, first: int, last: int, calls: int, backend: str) -> list[str]:
     """Return the command line of a child."""
     numbers = map(str, (seed, first, last, calls))
-    return [sys.executable, "-m", "numbadw.selftest.batch", *numbers]
+    return [sys.executable, "-m", "numbadw.selftest.batch", *numbers, backend]
