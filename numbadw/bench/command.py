@@ -12,18 +12,16 @@ from numbadw.bench import results, table
 from numbadw.bench.bar import Bar
 from numbadw.bench.cold import cold_rows
 from numbadw.bench.measure import machine
-from numbadw.bench.passes import FORWARD, PASSES
+from numbadw.bench.passes import FORWARD
 from numbadw.bench.peers import PEERS
 from numbadw.bench.results import Row, Run
-from numbadw.bench.targets import TARGETS, usual_threads
-from numbadw.bench.tasks import COLD, select_tasks
+from numbadw.bench.targets import TARGETS, Target
+from numbadw.bench.tasks import COLD
 from numbadw.bench.worker import Job, WorkerError, start_job
 from numbadw.console import progress, say
+from numbadw.dispatch import BackendUnavailableError
 from numbadw.threads import allowed
 
-# Seconds that the processes measure, and those for each peer's import; numbadw's cold
-# start (10 s) and the drawing of charts come on top.
-QUICK_SECONDS, FULL_SECONDS = 125.0, 1800.0
 QUICK_STARTS, FULL_STARTS = 1.5, 6.0
 
 
@@ -38,10 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             run = results.load(arguments.from_json)
             _print(run)
         else:
+            TARGETS[arguments.backend].require()
             run = _measure(arguments, command)
             if not run.rows:
                 return 1
         _write(run, arguments)
+    except BackendUnavailableError as error:
+        progress(str(error))
+        return 1
     except (OSError, ValueError, WorkerError, ImportError) as error:
         progress(f"{type(error).__name__}: {error}")
         return 1
@@ -50,19 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(arguments: argparse.Namespace, command: str) -> Run:
     """Measure everything asked for, printing every row as it comes."""
-    tasks = select_tasks(
+    target = TARGETS[arguments.backend]
+    tasks = target.tasks(
         full=arguments.full,
         kind=arguments.kind,
         batch=arguments.batch,
         text=arguments.filter,
     )
     run = Run(command, str(date.today()), arguments.backend, machine())
+    run.machine.update(target.machine())
     if not tasks:
         progress(f"no workload has {arguments.filter!r} in its name")
         return run
     say("; ".join(f"{name} {value}" for name, value in run.machine.items()))
     complete = (arguments.kind, arguments.batch, arguments.filter) == (None, None, "")
-    seconds = FULL_SECONDS if arguments.full else QUICK_SECONDS
+    seconds = target.seconds[arguments.full]
     jobs = [
         Job(
             arguments.backend,
@@ -81,7 +85,7 @@ def _measure(arguments: argparse.Namespace, command: str) -> Run:
     except KeyboardInterrupt:
         progress("stopped; this is what was measured until then")
         complete = False
-    if complete:
+    if complete and target.cold:
         starts = FULL_STARTS if arguments.full else QUICK_STARTS
         present = [name for name in arguments.peers if name not in run.missing]
         rows = cold_rows(present, max(arguments.threads), starts)
@@ -105,6 +109,9 @@ def _run_job(job: Job, run: Run, bar: Bar) -> None:
                 run.ceilings.append(limits)
                 bar.say(f"\n{table.count(job.threads)}, {table.limits(limits)}")
                 bar.say(table.header(width))
+            elif name == "note":
+                run.notes.append(value)
+                bar.say(value)
             elif name == "waited":
                 run.waited = max(run.waited, value)
             else:
@@ -121,6 +128,8 @@ def _print(run: Run) -> None:
     """Print a run that was read as it was printed when measured."""
     say("; ".join(f"{name} {value}" for name, value in run.machine.items()))
     say(f"{run.command}, {run.date}")
+    for note in run.notes:
+        say(note)
     for limits in run.ceilings:
         say(f"\n{table.count(limits.threads)}, {table.limits(limits)}")
         for group in run.groups:
@@ -174,7 +183,8 @@ def _write(run: Run, arguments: argparse.Namespace) -> None:
 
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Complete the arguments, and explain those that cannot be followed."""
-    peers = PASSES[arguments.kind or FORWARD].peers
+    target = _check_target(parser, arguments)
+    peers = target.passes[arguments.kind or FORWARD].peers
     if arguments.peers is None:
         arguments.peers = list(peers)
     for name in arguments.peers:
@@ -185,10 +195,23 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
     if arguments.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {arguments.rounds}")
     if not arguments.threads:
-        arguments.threads = usual_threads()
+        arguments.threads = target.threads()
     for threads in arguments.threads:
         if not 1 <= threads <= allowed():
             parser.error(f"--threads must be 1 to {allowed()} here, got {threads}")
+
+
+def _check_target(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> Target:
+    """Give the target, and explain what it does not have."""
+    target = TARGETS[arguments.backend]
+    if arguments.kind not in (None, *target.passes):
+        names = ", ".join(target.passes)
+        parser.error(f"--pass on {arguments.backend} is one of {names}")
+    if not target.cold and (arguments.plot or arguments.readme):
+        parser.error("--plot and --readme are for runs on the CPU")
+    return target
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -201,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--full",
         action="store_true",
-        help="every workload: half an hour, not three minutes",
+        help="every workload: half an hour, not three minutes; on cuda eight minutes",
     )
     add(
         "--threads",
@@ -238,8 +261,10 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--pass",
         dest="kind",
-        choices=list(PASSES),
-        help="only this pass; gradients: of input, kernel and bias",
+        choices=list(
+            dict.fromkeys(name for t in TARGETS.values() for name in t.passes)
+        ),
+        help="only this pass; gradients: of input, kernel and bias; numpy: on cuda",
     )
     add("--batch", type=int, metavar="N", help="the layers alone, at this batch")
     add("--filter", default="", metavar="TEXT", help="all workloads named with TEXT")

@@ -19,8 +19,13 @@ class Contest:
         self, kind: Pass, workload: Workload, before: "Contest | None" = None
     ) -> None:
         self.kind, self.workload = kind, workload
-        self._data = make_data(workload)
-        oracle = before._oracle if before else Oracle(workload, *self._data)
+        part = workload._replace(n=workload.distinct) if kind.sampled else workload
+        self._data = make_data(part)
+        oracle = (
+            before._oracle
+            if before
+            else Oracle(workload, *self._data, sampled=kind.sampled)
+        )
         self._oracle: Oracle = oracle
         self._ours = kind.prepare(workload, *self._data)
         self._alive: list[Prepared] = []
@@ -38,7 +43,7 @@ class Contest:
         workload, check = self.workload, self._oracle.check
         if name in self.kind.ours:
             ours, results = self._ours[name], self.kind.part(name).results
-            check(name, ours(), workload.padding, results)
+            check(name, self.kind.read(ours(), workload), workload.padding, results)
             return ours
         peer = self.kind.peers[name](workload, *self._data, threads)
         check(name, peer.fetch(), peer.padding, self.kind.results)

@@ -13,6 +13,9 @@ import numbadw
 from numbadw.info import cpu_name
 from numbadw.threads import allowed
 
+# Gives the seconds that a number of calls take.
+Clock = Callable[[Callable[[], object], int], float]
+
 LIBRARIES = (
     "numpy",
     "numba",
@@ -63,6 +66,7 @@ def interleaved(
     budget: float = 5.0,
     settle: float = SETTLE_SECONDS,
     yardstick: str | None = None,
+    clock: Clock | None = None,
 ) -> dict[str, float]:
     """Time callables fairly and give the seconds of one call of each.
 
@@ -86,21 +90,24 @@ def interleaved(
         What the others are compared with; those three times slower than it stop after
         two rounds, and one call has to do where 30 times as slow and longer than
         0.1 s. By default the fastest, and all run at least two rounds.
+    clock : callable, optional
+        Gives the seconds that so many calls take; by default the host's time.
 
     Returns
     -------
     dict of str to float
         Seconds per call, in the order of `callables`.
     """
+    batch = clock or _batch
     with _no_collection():
         end = time.perf_counter() + budget
-        guesses, best = _guess_all(callables, yardstick)
+        guesses, best = _guess_all(batch, callables, yardstick)
         active = list(guesses)
         for number in range(max(rounds, 1)):
             shift = number % max(len(active), 1)
             for name in active[shift:] + active[:shift]:
                 guess = min(guesses[name], best[name])
-                turn = functools.partial(_turn, callables[name], guess, min_time)
+                turn = functools.partial(_turn, batch, callables[name], guess, min_time)
                 best[name] = min(best[name], _undisturbed(turn, settle))
             if number + 1 >= LEAST_ROUNDS and time.perf_counter() > end:
                 break
@@ -155,15 +162,17 @@ def _undisturbed(turn: Callable[[], float], settle: float) -> float:
     return best
 
 
-def _turn(call: Callable[[], object], guess: float, min_time: float) -> float:
+def _turn(
+    batch: Clock, call: Callable[[], object], guess: float, min_time: float
+) -> float:
     """Give the best seconds of one call over the batches of a turn."""
     if guess > LONG_SECONDS:
-        return _batch(call, 1)
+        return batch(call, 1)
     end, best = time.perf_counter() + TURN_SECONDS, float("inf")
-    _batch(call, round(min_time / guess) // 2 + 1)
+    batch(call, round(min_time / guess) // 2 + 1)
     while best == float("inf") or time.perf_counter() < end:
         repeat = max(1, round(min_time / min(guess, best)))
-        best = min(best, _batch(call, repeat) / repeat)
+        best = min(best, batch(call, repeat) / repeat)
     return best
 
 
@@ -176,14 +185,16 @@ def _batch(call: Callable[[], object], repeat: int) -> float:
 
 
 def _guess_all(
-    callables: Mapping[str, Callable[[], object]], yardstick: str | None
+    batch: Clock,
+    callables: Mapping[str, Callable[[], object]],
+    yardstick: str | None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Give about the seconds of one call, and those of what is not timed again."""
     guesses: dict[str, float] = {}
     best = dict.fromkeys(callables, float("inf"))
     limit = float("inf")
     for name in sorted(callables, key=lambda name: name != yardstick):
-        seconds = _guess(callables[name])
+        seconds = _guess(batch, callables[name])
         if name == yardstick:
             limit = max(HOPELESS * seconds, HOPELESS_SECONDS)
         if seconds > limit:
@@ -193,10 +204,10 @@ def _guess_all(
     return {name: guesses[name] for name in callables if name in guesses}, best
 
 
-def _guess(call: Callable[[], object]) -> float:
+def _guess(batch: Clock, call: Callable[[], object]) -> float:
     """Give the least seconds of a few calls, none of which warmed anything up."""
-    seconds = min(_batch(call, 1), _batch(call, 1))
-    return seconds if seconds > LONG_SECONDS else min(seconds, _batch(call, 1))
+    seconds = min(batch(call, 1), batch(call, 1))
+    return seconds if seconds > LONG_SECONDS else min(seconds, batch(call, 1))
 
 
 def _settle(limit: float) -> None:

@@ -11,7 +11,7 @@ import numbadw
 from numbadw.bench.oracle import BIAS_GRAD, INPUT_GRAD, KERNEL_GRAD, OUTPUT
 from numbadw.bench.peers import PEERS, gradient_peers
 from numbadw.bench.peers.prepared import Prepare, Result
-from numbadw.bench.workloads import FLOAT_BYTES, Workload, aligned_copy, make_grad
+from numbadw.bench.workloads import Workload, aligned_copy, make_grad
 
 Array = NDArray[Any]
 Calls = dict[str, Callable[[], Result]]
@@ -24,12 +24,19 @@ NUMPY_ALIGNMENT = 16
 FORWARD, GRADIENTS = "forward", "gradients"
 
 
+def as_given(result: Any, workload: Workload) -> Result:
+    """Give a call's result, which is of NumPy arrays."""
+    return result  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class Pass:
     """One pass over a layer: who computes it, what it gives and what it costs.
 
     `ours` names the calls of numbadw that `prepare` makes; the first is compared with
     the peers, the others stand beside it. `results` are those of the oracle.
+    `read` turns what a call gives for a workload into NumPy arrays.  With `sampled` the
+    batch is made where it is computed, of its different images, and read in part.
     """
 
     name: str
@@ -37,6 +44,8 @@ class Pass:
     ours: tuple[str, ...]
     peers: Mapping[str, Prepare]
     prepare: Callable[[Workload, Array, Array], Calls]
+    read: Callable[[Any, Workload], Result] = as_given
+    sampled: bool = False
 
     @property
     def main(self) -> str:
@@ -65,7 +74,7 @@ class Pass:
             return workload.bytes
         channels = workload.c * workload.m
         results = math.prod(workload.input_shape) + math.prod(workload.kernel_shape)
-        return workload.bytes + FLOAT_BYTES * (results + channels)
+        return workload.bytes + workload.itemsize * (results + channels)
 
 
 def prepare_forward(workload: Workload, inputs: Array, kernel: Array) -> Calls:

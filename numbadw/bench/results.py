@@ -92,7 +92,8 @@ class Run:
     """Everything that one run of the benchmark found out.
 
     `waited` is the share of its time that the measuring thread waited for a core while
-    other programs had it, the worst of the thread counts.
+    other programs had it, the worst of the thread counts; `notes` say what was checked
+    before anything was timed.
     """
 
     command: str
@@ -103,6 +104,7 @@ class Run:
     ceilings: list[Ceilings] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     waited: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def threads(self) -> list[int]:

@@ -17,8 +17,6 @@ from numbadw.bench.measure import contenders
 from numbadw.bench.passes import Pass
 from numbadw.bench.workloads import Workload
 
-SITTINGS = 3
-
 
 class Sittings:
     """What one pass over a workload takes everybody, measured again and again."""
@@ -35,7 +33,7 @@ class Sittings:
         self._timer, self._threads, self._rounds = timer, threads, rounds
 
     def measure(
-        self, peers: Sequence[str], budget: float
+        self, peers: Sequence[str], budget: float, many: int
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         """Give the seconds of a call by name, and why peers were left out.
 
@@ -47,12 +45,12 @@ class Sittings:
         notes: dict[str, None] = {}
         # All stay alive: memory given back would be handed out again as it was.
         contests: list[Contest] = []
-        for number in range(SITTINGS):
+        for number in range(many):
             before = contests[0] if contests else None
             contests.append(Contest(self._kind, self._workload, before))
             calls, left_out = contests[-1].calls(peers, self._threads)
             notes |= dict.fromkeys(left_out)
-            left = (end - time.perf_counter()) / (SITTINGS - number)
+            left = (end - time.perf_counter()) / (many - number)
             seconds = self._timer(
                 calls, rounds=self._rounds, budget=left, yardstick=self._kind.main
             )

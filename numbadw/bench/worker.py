@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from numbadw.bench.tasks import Task
 from numbadw.bench.workloads import Workload
 
 Emit = Callable[[str, Any], None]
-# A row gets this long even where the run is late, and not longer where it is early.
-LEAST_SECONDS, MOST_SECONDS = 0.3, 8.0
+# A row gets no longer where the run is early.
+MOST_SECONDS = 8.0
 # Lines of a failed worker's messages that are shown.
 SHOWN_LINES = 15
 
@@ -54,12 +55,13 @@ class Job:
 def run_job(job: Job, emit: Emit) -> None:
     """Measure a job's tasks and emit what is found out.
 
-    `emit` gets "missing", "ceilings", a "row" for each task, and "waited": the share
-    of its time that the measuring thread waited for a core.
+    `emit` gets "missing", a "note" of each thing that was checked beforehand,
+    "ceilings", a "row" for each task, and "waited": the share of its time that the
+    measuring thread waited for a core.
     """
     target = TARGETS[job.backend]
     end = time.perf_counter() + job.seconds
-    missing = missing_peers(job.peers)
+    missing = missing_peers(job.peers, *target.peers)
     emit("missing", missing)
     peers = [name for name in job.peers if name not in missing]
     # TensorFlow alone brings so many objects that looking through them before every
@@ -67,14 +69,15 @@ def run_job(job: Job, emit: Emit) -> None:
     gc.freeze()
     before = core_seconds()
     with numbadw.num_threads(job.threads):
+        target.rehearse(partial(emit, "note"))
         ceilings = target.ceilings(job.threads)
         emit("ceilings", asdict(ceilings))
         for number, task in enumerate(job.tasks):
             share = (end - time.perf_counter()) / (len(job.tasks) - number)
             kind, workload = target.passes[task.kind], task.workload
             sittings = Sittings(kind, workload, target.time, job.threads, job.rounds)
-            budget = min(max(share, LEAST_SECONDS), MOST_SECONDS)
-            seconds, notes = sittings.measure(peers, budget)
+            budget = min(max(share, target.least), MOST_SECONDS)
+            seconds, notes = sittings.measure(peers, budget, target.sittings)
             needed, size = kind.needed(workload), kind.bytes(workload)
             row = Row(
                 task.group,

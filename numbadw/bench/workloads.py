@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from numbadw.cuda.halves import rounded
 from numbadw.geometry import Geometry, Padding, PadMode, make_geometry
 from numbadw.memory import aligned_empty
 
@@ -15,11 +16,11 @@ FLOAT_BYTES = 4
 
 
 class Workload(NamedTuple):
-    """One depthwise convolution to measure, float32 and channels last.
+    """One depthwise convolution to measure, channels last.
 
     `model` names where it comes from; the other letters are those of the whole
     package: input n, h, w, c; kernel kh, kw; stride sh, sw; dilation dh, dw;
-    multiplier m.
+    multiplier m. `dtype` is how the arrays are stored, float32 on the CPU.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Workload(NamedTuple):
     dw: int = 1
     m: int = 1
     padding: PadMode = "same"
+    dtype: str = "float32"
 
     @property
     def id(self) -> str:
@@ -47,6 +49,8 @@ class Workload(NamedTuple):
             label += f"-m{self.m}"
         if self.n != 1:
             label += f"-n{self.n}"
+        if self.dtype != "float32":
+            label += f"-{self.dtype}"
         return label
 
     @property
@@ -91,7 +95,12 @@ class Workload(NamedTuple):
     def bytes(self) -> int:
         """Bytes moved if input and kernel are read once and the result written once."""
         shapes = (self.input_shape, self.kernel_shape, self.output_shape)
-        return FLOAT_BYTES * sum(math.prod(shape) for shape in shapes)
+        return self.itemsize * sum(math.prod(shape) for shape in shapes)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return FLOAT_BYTES if self.dtype == "float32" else FLOAT_BYTES // 2
 
     @property
     def distinct(self) -> int:
@@ -167,13 +176,16 @@ def aligned_copy(array: NDArray[Any], offset: int = 0) -> NDArray[Any]:
 
 
 def make_data(workload: Workload, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Make the 64-byte aligned input and kernel of a workload, normal noise."""
+    """Make the 64-byte aligned input and kernel of a workload, normal noise.
+
+    They are float32 arrays of numbers that the workload's dtype holds exactly.
+    """
     rng = np.random.default_rng(seed)
     inputs = _noise(rng, workload, workload.input_shape)
     kernel = rng.standard_normal(workload.kernel_shape, dtype=np.float32)
     if workload.one_kernel:
         kernel[...] = kernel[:, :, :1, :1].copy()
-    return inputs, aligned_copy(kernel)
+    return inputs, aligned_copy(_stored(kernel, workload))
 
 
 def make_grad(workload: Workload, padding: Padding, seed: int = 1) -> NDArray[Any]:
@@ -187,9 +199,15 @@ def _noise(
 ) -> NDArray[Any]:
     """Make aligned images of which `workload.distinct` differ."""
     images = rng.standard_normal((workload.distinct, *shape[1:]), dtype=np.float32)
+    images = _stored(images, workload)
     result = aligned_empty(shape, np.float32)
     result.reshape(-1, *images.shape)[...] = images
     return result
+
+
+def _stored(array: NDArray[Any], workload: Workload) -> NDArray[Any]:
+    """Round numbers as storing them in the workload's dtype does."""
+    return array if workload.dtype == "float32" else rounded(array, workload.dtype)
 
 
 def _layer(row: dict[str, str], batch: int) -> Workload:

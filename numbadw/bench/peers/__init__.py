@@ -10,7 +10,7 @@ TensorFlow and JAX keep the thread count that they start with, so every thread c
 is measured in a process of its own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from numbadw.bench.peers import filters, frameworks, runtimes
@@ -68,17 +68,21 @@ def gradient_peers(*wanted: str) -> dict[str, Prepare]:
     }
 
 
-def missing_peers(names: Iterable[str]) -> dict[str, str]:
+def missing_peers(
+    names: Iterable[str],
+    modules: Mapping[str, Sequence[str]] = MODULES,
+    packages: Mapping[str, str] = PACKAGES,
+) -> dict[str, str]:
     """Import what the named peers need; give those that cannot be, and why.
 
     The text ends with the command that installs what is missing.
     """
     missing = {}
     for name in names:
-        for module in MODULES[name]:
+        for module in modules[name]:
             try:
                 require(module)
             except Unavailable as reason:
-                missing[name] = f"{reason}; pip install {PACKAGES[module]!r}"
+                missing[name] = f"{reason}; pip install {packages[module]!r}"
                 break
     return missing

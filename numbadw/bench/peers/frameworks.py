@@ -1,6 +1,7 @@
 """PyTorch, TensorFlow and JAX: the operator and its gradients on their own tensors."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -24,13 +25,52 @@ Array = NDArray[Any]
 JAX_FLOPS = 100_000_000
 
 
+class Place:
+    """Where PyTorch's tensors lie and how results are read: on the CPU."""
+
+    def images(self, tensor: Any, workload: Workload) -> list[Any]:
+        """Give the tensors that calls take in turn."""
+        return [tensor]
+
+    def weight(self, tensor: Any, workload: Workload) -> Any:
+        """Give a tensor that all calls take."""
+        return tensor
+
+    def read(self, tensor: Any) -> Array:
+        """Give a result as an array."""
+        return np.asarray(tensor.numpy())
+
+    def call(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Give a function as it is called here."""
+        return function
+
+
+ON_CPU = Place()
+
+
+def in_turn(
+    function: Callable[..., Any], sets: Sequence[tuple[Any, ...]]
+) -> Callable[[], Any]:
+    """Make a call that takes one set of arguments after the other."""
+    if len(sets) == 1:
+        return partial(function, *sets[0])
+    turns = itertools.cycle(sets)
+    return lambda: function(*next(turns))
+
+
 def prepare_torch(
-    layout: str, workload: Workload, inputs: Array, kernel: Array, threads: int
+    layout: str,
+    workload: Workload,
+    inputs: Array,
+    kernel: Array,
+    threads: int,
+    place: Place = ON_CPU,
 ) -> Prepared:
     """Prepare `torch.nn.functional.conv2d` on data in NHWC or NCHW memory order."""
     torch = require("torch")
     torch.set_num_threads(threads)
-    data, weight = _torch_images(inputs, layout), _torch_weight(kernel, layout)
+    images = place.images(_torch_images(inputs, layout), workload)
+    weight = place.weight(_torch_weight(kernel, layout), workload)
     padding = workload.symmetric_padding()
     arguments = (
         (workload.sh, workload.sw),
@@ -38,13 +78,11 @@ def prepare_torch(
         (workload.dh, workload.dw),
         workload.c,
     )
-    conv2d = torch.nn.functional.conv2d
-
-    def call() -> Any:
-        return conv2d(data, weight, None, *arguments)
+    conv2d = place.call(torch.nn.functional.conv2d)
+    call = in_turn(conv2d, [(data, weight, None, *arguments) for data in images])
 
     def fetch() -> Array:
-        return np.asarray(call().permute(0, 2, 3, 1).numpy())
+        return place.read(call().permute(0, 2, 3, 1))
 
     return Prepared(call, fetch, padding)
 
@@ -56,6 +94,7 @@ def prepare_torch_gradients(
     inputs: Array,
     kernel: Array,
     threads: int,
+    place: Place = ON_CPU,
 ) -> Prepared:
     """Prepare PyTorch's backward pass, on data in NHWC or NCHW memory order.
 
@@ -64,10 +103,12 @@ def prepare_torch_gradients(
     torch = require("torch")
     torch.set_num_threads(threads)
     padding = workload.symmetric_padding()
+    grad = make_grad(workload._replace(n=len(inputs)), padding)
+    grads, images = (
+        place.images(_torch_images(array, layout), workload) for array in (grad, inputs)
+    )
     arguments = (
-        _torch_images(make_grad(workload, padding), layout),
-        _torch_images(inputs, layout),
-        _torch_weight(kernel, layout),
+        place.weight(_torch_weight(kernel, layout), workload),
         [workload.c * workload.m],
         [workload.sh, workload.sw],
         [padding[0][0], padding[1][0]],
@@ -77,17 +118,19 @@ def prepare_torch_gradients(
         workload.c,
         wanted,
     )
-    call = partial(torch.ops.aten.convolution_backward.default, *arguments)
+    backward = place.call(torch.ops.aten.convolution_backward.default)
+    sets = [(*pair, *arguments) for pair in zip(grads, images, strict=True)]
+    call = in_turn(backward, sets)
 
     def fetch() -> tuple[Array, ...]:
         images, weight, bias = call()
         results: list[Array] = []
         if wanted[0]:
-            results.append(np.asarray(images.permute(0, 2, 3, 1).numpy()))
+            results.append(place.read(images.permute(0, 2, 3, 1)))
         if wanted[1]:
-            results.append(kernel_from_torch(weight, workload.m))
+            results.append(kernel_from_torch(place.read(weight), workload.m))
         if wanted[2]:
-            results.append(np.asarray(bias.numpy()))
+            results.append(place.read(bias))
         return tuple(results)
 
     return Prepared(call, fetch, padding)
@@ -203,8 +246,8 @@ def prepare_jax(
     """Prepare `jax.lax.conv_general_dilated`, compiled, channels last."""
     del threads  # the environment says it, before JAX starts: targets.py
     jax = require("jax")
-    data, weight = jax.device_put(inputs), jax.device_put(_hwio(kernel))
-    compiled = jax.jit(_jax_convolution(jax, workload)).lower(data, weight).compile()
+    data, weight = jax.device_put(inputs), jax.device_put(hwio(kernel))
+    compiled = jax.jit(jax_convolution(jax, workload)).lower(data, weight).compile()
 
     def call() -> Any:
         return compiled(data, weight).block_until_ready()
@@ -222,7 +265,7 @@ def prepare_jax_gradients(
     """Prepare the gradients that JAX derives of its convolution, compiled."""
     del threads
     jax = require("jax")
-    convolve = _jax_convolution(jax, workload)
+    convolve = jax_convolution(jax, workload)
 
     def gradients(data: Any, weight: Any, grad: Any) -> list[Any]:
         pullback = jax.vjp(convolve, data, weight)[1]
@@ -230,7 +273,7 @@ def prepare_jax_gradients(
         return [part for part, want in zip(results, wanted, strict=True) if want]
 
     grad = make_grad(workload, workload.padding)
-    given = [jax.device_put(array) for array in (inputs, _hwio(kernel), grad)]
+    given = [jax.device_put(array) for array in (inputs, hwio(kernel), grad)]
     compiled = jax.jit(gradients).lower(*given).compile()
 
     def call() -> Any:
@@ -245,9 +288,11 @@ def prepare_jax_gradients(
     return Prepared(call, fetch, workload.padding)
 
 
-def _jax_convolution(jax: ModuleType, workload: Workload) -> Callable[[Any, Any], Any]:
+def jax_convolution(
+    jax: ModuleType, workload: Workload, most: float = JAX_FLOPS
+) -> Callable[[Any, Any], Any]:
     """Give the convolution as a function of the images and the weight."""
-    if workload.flops > JAX_FLOPS:
+    if workload.flops > most:
         raise Unavailable("JAX takes 0.1 s and more for the larger workloads")
     return partial(
         jax.lax.conv_general_dilated,
@@ -259,7 +304,7 @@ def _jax_convolution(jax: ModuleType, workload: Workload) -> Callable[[Any, Any]
     )
 
 
-def _hwio(kernel: Array) -> Array:
+def hwio(kernel: Array) -> Array:
     """Give the kernel as (kh, kw, 1, c * m)."""
     kh, kw, c, m = kernel.shape
     return kernel.reshape(kh, kw, 1, c * m)
