@@ -72,8 +72,8 @@ class Program:
                 call()
         return self.results[-1].copy()
 
-    def do(self, function, *arguments, shape, used=(), out=None, **options):
-        """Add a call to the step; return where its result will be."""
+    def do(self, function, *arguments, shape=None, used=(), out=None, **options):
+        """Add a call to the step; return `out`, or a buffer for such a shape."""
         if out is None:
             out = self.buffers.take(shape, self.kept, *used)
         options |= {"out": out, "backend": self.backend}
@@ -147,22 +147,21 @@ class Program:
         scores = self.mix(scores, second, "sigmoid", own=True)
         n, h, w, c = x.shape
         kernel, bias = last
-        filters = kernel.shape[1]
-        wide = self.buffers.take(x.shape, self.kept, x)
-        y = self.buffers.take((n, h, w, filters), self.kept, x, wide)
+        y = self.buffers.take((n, h, w, kernel.shape[1]), self.kept, x)
+        wide = self.buffers.take(x.shape, self.kept, x, y)
+        mix = ndw.prepare_pointwise_conv2d(kernel, bias, backend=self.backend)
         for i in range(n):
-            here, factors, scaled = x[i : i + 1], scores[i, 0, 0], kernel
-            if h * w > 4 * filters:  # the kernel has fewer numbers than the image
+            here, factors, out = x[i : i + 1], scores[i, 0, 0], y[i : i + 1]
+            if h * w > 4 * kernel.shape[1]:  # the kernel has fewer numbers
                 scaled = np.empty_like(kernel)
                 self.calls[-1].append(
                     partial(np.multiply, kernel, factors[:, None], out=scaled)
                 )
+                self.do(ndw.pointwise_conv2d, here, scaled, bias, out=out)
             else:
                 factors, room = factors.reshape(1, 1, c, 1), wide[i : i + 1]
-                here = self.do(
-                    ndw.depthwise_conv2d, here, factors, shape=x.shape, out=room
-                )
-            self.mix(here, (scaled, bias), "linear", out=y[i : i + 1])
+                here = self.do(ndw.depthwise_conv2d, here, factors, out=room)
+                self.calls[-1].append(partial(mix, here, out))
         return y
 
     def head(self, step, x, pair):
@@ -182,12 +181,17 @@ class Program:
             activation=activation,
         )
 
-    def mix(self, x, pair, activation, own=False, out=None):
+    def mix(self, x, pair, activation, own=False):
         """Mix the channels, into a buffer or an array of its own."""
         shape = (*x.shape[:3], pair[0].shape[1])
-        out = np.empty(shape, np.float32) if own else out
-        options = {"used": [x], "out": out, "activation": activation}
-        return self.do(ndw.pointwise_conv2d, x, *pair, shape=shape, **options)
+        out = self.buffers.take(shape, self.kept, x)
+        if own:
+            out = np.empty(shape, np.float32)
+        mix = ndw.prepare_pointwise_conv2d(
+            *pair, activation=activation, backend=self.backend
+        )
+        self.calls[-1].append(partial(mix, x, out))
+        return out
 
     def means(self, x):
         """Return the mean of every channel, (N, 1, 1, C).
@@ -198,7 +202,8 @@ class Program:
         y = np.empty((n, 1, 1, c), np.float32)
         weights = np.full((1, 1, 1, h * w), 1 / (h * w), np.float32)
         for image, out in zip(x, y, strict=True):
-            self.mix(weights, (image.reshape(h * w, c),), "linear", out=out[None])
+            pixels = image.reshape(h * w, c)
+            self.do(ndw.pointwise_conv2d, weights, pixels, out=out[None])
         return y
 
 

@@ -15,6 +15,7 @@ from numbadw.gradients import (
 from numbadw.info import show_config, warmup
 from numbadw.layers import DepthwiseConv1D, DepthwiseConv2D, SeparableConv2D
 from numbadw.pointwise import pointwise_conv2d, pointwise_conv2d_grad
+from numbadw.prepared import prepare_pointwise_conv2d
 from numbadw.separable import separable_conv2d, separable_conv2d_grad
 from numbadw.sequence import (
     depthwise_conv1d,
@@ -45,6 +46,7 @@ __all__ = [
     "num_threads",
     "pointwise_conv2d",
     "pointwise_conv2d_grad",
+    "prepare_pointwise_conv2d",
     "separable_conv2d",
     "separable_conv2d_grad",
     "set_num_threads",

@@ -102,7 +102,7 @@ def bind_forward(
     parameter: float,
 ) -> Run:
     """Return the run of one forward problem on a backend, for NumPy arrays."""
-    if _takes_reference(backend, geometry):
+    if takes_reference(backend, geometry):
         from numbadw.reference import forward
 
         return _bind_reference(
@@ -142,7 +142,7 @@ def bind_gradients(
     and x_grad of any strides and alignment in native byte order, all others
     C-contiguous and aligned; it checks nothing.
     """
-    if _takes_reference(backend, geometry):
+    if takes_reference(backend, geometry):
         from numbadw.reference import gradients
 
         return _bind_reference_gradients(gradients, geometry, activation, parameter)
@@ -174,9 +174,13 @@ def bind_pointwise(
     o_strides: tuple[int, ...],
     activation: str,
     parameter: float,
+    packed: bool = False,
 ) -> Run:
-    """Return the run of one 1x1 convolution; its kernel is (C, F)."""
-    if _takes_reference(backend, geometry):
+    """Return the run of one 1x1 convolution; its kernel is (C, F).
+
+    Or it is packed in panels, (panels, C, columns): see `panel_columns`.
+    """
+    if takes_reference(backend, geometry):
         from numbadw.reference import pointwise
 
         return _bind_reference(
@@ -189,7 +193,14 @@ def bind_pointwise(
         )
     from numbadw.cpu import bind_pointwise as bind
 
-    return bind(geometry, dtype, x_strides, o_strides, activation, parameter)
+    return bind(geometry, dtype, x_strides, o_strides, activation, parameter, packed)
+
+
+def panel_columns(filters: int, dtype: np.dtype[Any]) -> int:
+    """Return the columns of a panel of a packed (C, filters) kernel."""
+    from numbadw.cpu import panel_columns as columns
+
+    return columns(filters, dtype)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -208,7 +219,7 @@ def bind_pointwise_gradients(
 
     With an activation the channels or the columns of `grad` are neighbours.
     """
-    if _takes_reference(backend, geometry):
+    if takes_reference(backend, geometry):
         from numbadw.reference import pointwise_gradients as run
 
         return _bind_reference_gradients(run, geometry, activation, parameter)
@@ -234,7 +245,7 @@ def bind_separable(
     """
     pixels = PixelGeometry.after(geometry, filters)
     size = dtype.itemsize
-    if not _takes_reference(backend, geometry):
+    if not takes_reference(backend, geometry):
         from numbadw.cpu import bind_separable as bind
 
         run = bind(geometry, filters, dtype, strides, activations)
@@ -254,7 +265,7 @@ def bind_separable(
     return run_both
 
 
-def _takes_reference(backend: str, geometry: Geometry | PixelGeometry) -> bool:
+def takes_reference(backend: str, geometry: Geometry | PixelGeometry) -> bool:
     """Tell whether plain NumPy runs a problem.
 
     Without a pixel there is nothing to be fast at, and NumPy's strides of 0 for empty

@@ -18,6 +18,7 @@ from numbadw.cpu.backward import bind_gradients
 from numbadw.cpu.kernels import kernel_address
 from numbadw.cpu.launch import bind
 from numbadw.cpu.plan_forward import make_plan
+from numbadw.cpu.plan_pointwise import panel_columns
 from numbadw.cpu.pointwise_run import bind_pointwise, bind_pointwise_gradients
 from numbadw.cpu.request import Request
 from numbadw.cpu.separable_run import bind_separable
@@ -30,6 +31,7 @@ __all__ = [
     "bind_pointwise",
     "bind_pointwise_gradients",
     "bind_separable",
+    "panel_columns",
 ]
 
 

@@ -62,6 +62,7 @@ class Product(NamedTuple):
     bias_row: int = 0
     g: tuple[int, int, int] = (0, 0, 0)  # of the gradient beside C, columns dense
     adds: bool = False  # to what C holds
+    b_panel: int = 0  # bytes from one packed panel of B to the next, 0: not packed
 
 
 def columns_are_neighbours(steps: Steps, itemsize: int) -> bool:
@@ -144,6 +145,13 @@ def choose_tiles(columns: int, dtype: str, activation: str) -> tuple[Tile, Tile]
     return tall, single
 
 
+def panel_columns(columns: int, dtype: np.dtype[Any]) -> int:
+    """Return the columns of a panel of B, where C has so many."""
+    name = "f32" if dtype.itemsize == 4 else "f64"
+    tile = choose_tiles(columns, name, "linear")[0]
+    return tile.width * tile.lanes
+
+
 def plan_product(
     p: Product,
     dtype: np.dtype[Any],
@@ -180,6 +188,7 @@ def plan_product(
         "staged": int(p.c[3] != itemsize),
         "bias_row": p.bias_row,
         "adds": int(p.adds),
+        "b_panel": p.b_panel,
     }
     for letter, steps, last in (
         ("a", p.a, ("row", "k")),

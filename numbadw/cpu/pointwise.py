@@ -63,7 +63,9 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
             get(here, "product.bias_row"),
         )
         adds, block = get(here, "product.adds"), min(DEPTH, depth)
-        together = 1 if staged or rows <= height else min(GROUP, panels)
+        b_panel = get(here, "product.b_panel")
+        alone = staged or b_panel or rows <= height
+        together = 1 if alone else min(GROUP, panels)
         room = (together * block + staged * chunk) * pitch + LINE
         scratch = np.empty(room, np.uint8)
         if get(here, "product.columns") % lanes:
@@ -80,9 +82,9 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
             columns = min(width, get(here, "product.columns") - column)
             # Whole rows of B that one tile reads need no packing.
             plain = b_column == itemsize and columns == width
-            direct = plain and stop - start <= height
+            direct = b_panel != 0 or (plain and stop - start <= height)
             group = 1
-            if plain:
+            if plain and together > 1:
                 whole = get(here, "product.columns") // width - item % panels
                 group = min(together, whole, last - item)
             skip = n * get(here, "product.c_n") + y * get(here, "product.c_h")
@@ -101,7 +103,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
                 a_at = x + bn * get(here, "product.a_n") + by * get(here, "product.a_h")
                 a_at += start * get(here, "product.a_row")
                 b_at = w + bn * get(here, "product.b_n") + by * get(here, "product.b_h")
-                b_at += column * b_column
+                b_at += item % panels * b_panel if b_panel else column * b_column
                 for k in range(0, depth, block):
                     many = min(block, depth - k)
                     source = b_at + k * b_k
@@ -111,7 +113,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
                             row, to = source + i * b_k, panel + i * pitch
                             fields = row, pitch, group, to, block * pitch, width
                             copy_rows(fields, dtype, width)
-                    elif not plain:
+                    elif not direct:
                         steps, sizes = (0, b_k, b_column), (many, columns)
                         _pack_panel(
                             source, steps, panel, pitch, sizes, dtype, lanes, itemsize

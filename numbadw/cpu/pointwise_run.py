@@ -41,6 +41,7 @@ from numbadw.cpu.plan_pointwise import (
     Product,
     checked_fields,
     columns_are_neighbours,
+    panel_columns,
     plan_product,
     product_of_gradients,
     product_of_pixels,
@@ -60,15 +61,24 @@ def bind_pointwise(
     o_strides: tuple[int, ...],
     activation: str,
     parameter: float,
+    packed: bool = False,
 ) -> Run:
-    """Plan one forward problem, compile what it needs and return its run."""
+    """Plan one forward problem, compile what it needs and return its run.
+
+    `packed` kernels come in panels, for channels last alone.
+    """
     g, size = geometry, dtype.itemsize
     x, o = (Steps.of(s, g.channels_first) for s in (x_strides, o_strides))
     grid = Grid.of((g.n, g.h, g.w), x, o)
     swap = columns_are_neighbours(o, size)
     product = product_of_pixels(grid, g.c, g.f, (g.f * size, size), size, swap)
     shapes, strides = (g.input_shape, g.output_shape), (x_strides, o_strides)
-    checks, sizes = checked_fields(shapes, strides, g.c * g.f * size, g.f * size, dtype)
+    w_bytes = g.c * g.f * size
+    if packed:
+        pitch = panel_columns(g.f, dtype) * size
+        w_bytes = -(-g.f * size // pitch) * g.c * pitch
+        product = product._replace(b=(0, 0, pitch, size), b_panel=g.c * pitch)
+    checks, sizes = checked_fields(shapes, strides, w_bytes, g.f * size, dtype)
     plan = plan_product(product, dtype, activation, parameter, checks, sizes)
     touched = (math.prod(g.input_shape) + math.prod(g.output_shape)) * size
     return launch.bind(kernel_address(plan.feed, plan.tiles), plan, g.flops, touched)

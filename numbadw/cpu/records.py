@@ -117,6 +117,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "b_h",
         "b_k",
         "b_column",
+        "b_panel",  # from one packed panel of B to the next, 0: B has whole rows
         "c_n",  # of C: image, row of an image, row of C, column
         "c_h",
         "c_row",
