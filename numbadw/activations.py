@@ -8,6 +8,7 @@ A target's values (arrays, vectors or scalars) provide + - * /, unary minus and
 < <= > >=, false on NaN; its `ops` provides
 
     exp(x), expm1(x)               down to 0 and -1 at -inf, inf on overflow
+    exp_minus_abs(x)               exp(-|x|), which never overflows
     log1p(x), tanh(x), erfc(x)     erfc relatively accurate in its right tail
     maximum(x, y), minimum(x, y)   NaN where either is NaN
     where(condition, a, b)         a where the condition holds, else b
@@ -50,10 +51,6 @@ class Activation(NamedTuple):
 def _constant(x: Any, value: Any, ops: Any) -> Any:
     """Give `value` in the shape of x, and NaN where x is NaN."""
     return ops.minimum(ops.maximum(x, value), value)
-
-
-def _exp_minus_abs(x: Any, ops: Any) -> Any:
-    return ops.exp(ops.minimum(x, -x))
 
 
 def _linear(x: Any, p: Any, ops: Any) -> Any:
@@ -109,12 +106,12 @@ def _selu_derivative(x: Any, p: Any, ops: Any) -> Any:
 
 def _sigmoid(x: Any, p: Any, ops: Any) -> Any:
     # exp of -|x| only: no overflow, and the left tail keeps its relative accuracy.
-    e = _exp_minus_abs(x, ops)
+    e = ops.exp_minus_abs(x)
     return ops.where(x < 0.0, e, 1.0) / (e + 1.0)
 
 
 def _sigmoid_derivative(x: Any, p: Any, ops: Any) -> Any:
-    e = _exp_minus_abs(x, ops)
+    e = ops.exp_minus_abs(x)
     return e / ((e + 1.0) * (e + 1.0))
 
 
@@ -173,7 +170,7 @@ def _tanh_derivative(x: Any, p: Any, ops: Any) -> Any:
 
 
 def _softplus(x: Any, p: Any, ops: Any) -> Any:
-    return ops.maximum(x, 0.0) + ops.log1p(_exp_minus_abs(x, ops))
+    return ops.maximum(x, 0.0) + ops.log1p(ops.exp_minus_abs(x))
 
 
 _ROWS = (
@@ -278,6 +275,10 @@ class _NumpyOps:
     maximum = staticmethod(np.maximum)
     minimum = staticmethod(np.minimum)
     where = staticmethod(np.where)
+
+    @staticmethod
+    def exp_minus_abs(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.asarray(np.exp(-np.abs(x)))
 
     @staticmethod
     def erfc(x: npt.NDArray[Any]) -> npt.NDArray[Any]:

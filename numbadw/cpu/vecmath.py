@@ -8,7 +8,8 @@ one libm call per lane.  Each follows the same three steps:
     reduce      exp:   x = n ln 2 + r, |r| <= ln 2 / 2; n by adding 1.5 * 2**mantissa
                 log1p: 1 + y = 2**k (1 + f), 1 + f in [sqrt 1/2, sqrt 2)
     polynomial  Horner's rule, in the variable the reduction leaves
-    rebuild     2**n and 2**-k by integer arithmetic on the exponent bits
+    rebuild     2**n and 2**-k by integer arithmetic on the exponent bits, or 2**n by
+                the instruction that AVX-512 has for it, with the same rounding
 
 `simd.fma` may round twice where the CPU has no fused multiply-add, so no step relies
 on it: what has to be exact is exact because one factor has few bits.  Results may
@@ -29,10 +30,12 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
+from numbadw import jit
 from numbadw.activations import ACTIVATIONS
 from numbadw.cpu.label import PRIME
 from numbadw.cpu.simd import Simd, Vec
 
+AVX512 = 512  # bits of a vector, on no other CPU
 LOG2_E = 1.4426950408889634
 # ln 2 = high + low; high is 355 / 512, 9 bits, and exponents have at most 11, so their
 # product is exact in either element type.
@@ -184,9 +187,11 @@ class VectorOps:
 
     def exp(self, x: Vec) -> Vec:
         """Return e**x: subnormal and then 0 far left, infinite on overflow."""
-        x = self.minimum(x, self._format.exp_high)
-        shifted, r = self._reduce(self.maximum(x, self._format.exp_low))
-        return self._scale(self._expm1_small(r) + 1.0, shifted)
+        return self._exp(self.minimum(x, self._format.exp_high))
+
+    def exp_minus_abs(self, x: Vec) -> Vec:
+        """Return e**-|x|, as exp does."""
+        return self._exp(-abs(x))
 
     def expm1(self, x: Vec) -> Vec:
         """Return e**x - 1, relatively accurate around 0."""
@@ -248,6 +253,11 @@ class VectorOps:
         r = r if rest is None else r + rest
         return shifted, simd.fma(n, simd.vec(-LN2_LOW), r)
 
+    def _exp(self, x: Vec) -> Vec:
+        """Return e**x for an x that does not overflow it by far."""
+        shifted, r = self._reduce(self.maximum(x, self._format.exp_low))
+        return self._scale(self._expm1_small(r) + 1.0, shifted)
+
     def _expm1_small(self, r: Vec) -> Vec:
         """Return e**r - 1 for a reduced r."""
         return self.simd.fma(r * r, self._polynomial(r, self._format.exp), r)
@@ -266,6 +276,9 @@ class VectorOps:
     def _scale(self, value: Vec, shifted: Vec) -> Vec:
         """Return value * 2**n in two factors, neither of which leaves the range."""
         numbers, build = self._format, self.simd.builder
+        bits = 8 * self.simd.lanes * self.simd.itemsize
+        if bits == AVX512 == 8 * jit.target().vector_bytes:
+            return self._scale_at_once(value, shifted - numbers.round)
         mantissa = self._integer(numbers.mantissa)
         offset = self._integer(2 * numbers.bias - numbers.round_bits)
         exponent = build.add(self._bits(shifted), offset)
@@ -273,6 +286,16 @@ class VectorOps:
         second = build.sub(exponent, first)
         value = value * self._vec(build.shl(first, mantissa))
         return value * self._vec(build.shl(second, mantissa))
+
+    def _scale_at_once(self, value: Vec, n: Vec) -> Vec:
+        """Return value * 2**n by the instruction that AVX-512 has for it."""
+        simd = self.simd
+        whole = ir.Constant(ir.IntType(simd.lanes), 2**simd.lanes - 1)
+        rounding = ir.Constant(ir.IntType(32), 4)  # as the processor is set
+        kind = "ps" if simd.dtype == "f32" else "pd"
+        name = f"llvm.x86.avx512.mask.scalef.{kind}.512"
+        values = [value.value, n.value, value.value, whole, rounding]
+        return Vec(simd, simd.call(name, simd.kind, values))
 
     def _polynomial(self, x: Vec, coefficients: Sequence[float]) -> Vec:
         """Evaluate by Horner's rule; the lowest power comes first."""

@@ -105,6 +105,10 @@ class ScalarOps:
         """Return e**x."""
         return self._library("exp", x)
 
+    def exp_minus_abs(self, x: Scalar) -> Scalar:
+        """Return e**-|x|."""
+        return self.exp(self.minimum(x, -x))
+
     def expm1(self, x: Scalar) -> Scalar:
         """Return e**x - 1."""
         return self._library("expm1", x)
