@@ -72,10 +72,8 @@ class Program:
                 call()
         return self.results[-1].copy()
 
-    def do(self, function, *arguments, shape=None, used=(), out=None, **options):
-        """Add a call to the step; return `out`, or a buffer for such a shape."""
-        if out is None:
-            out = self.buffers.take(shape, self.kept, *used)
+    def do(self, function, *arguments, out, **options):
+        """Add a call to the step; return where its result will be."""
         options |= {"out": out, "backend": self.backend}
         self.calls[-1].append(partial(function, *arguments, **options))
         return out
@@ -127,13 +125,16 @@ class Program:
             return self.mix(
                 self.filter(step, x, first, step.between), second, step.activation
             )
+        layer = ndw.DepthwiseConv2D(
+            first[0].shape[:2], strides=step.strides, padding=step.padding
+        )
+        shape = (*layer.compute_output_shape(x.shape)[:3], second[0].shape[1])
         return self.do(
             ndw.separable_conv2d,
             x,
             first[0],
             *second,
-            shape=(*filtered(step, x.shape)[:3], second[0].shape[1]),
-            used=[x],
+            out=self.buffers.take(shape, self.kept, x),
             strides=step.strides,
             padding=step.padding,
             depthwise_bias=first[1],
@@ -170,16 +171,18 @@ class Program:
 
     def filter(self, step, x, pair, activation):
         """Filter every channel, with the strides and the padding of a step."""
-        return self.do(
-            ndw.depthwise_conv2d,
-            x,
-            *pair,
-            shape=filtered(step, x.shape),
-            used=[x],
+        layer = ndw.DepthwiseConv2D(
+            pair[0].shape[:2],
             strides=step.strides,
             padding=step.padding,
             activation=activation,
+            backend=self.backend,
         )
+        layer.build(x.shape)
+        layer.set_weights(pair)
+        out = self.buffers.take(layer.compute_output_shape(x.shape), self.kept, x)
+        self.calls[-1].append(partial(layer, x, out))
+        return out
 
     def mix(self, x, pair, activation, own=False):
         """Mix the channels, into a buffer or an array of its own."""
@@ -229,21 +232,6 @@ class Network:
             self.last = Program(self.steps, self.weights, shape, self.backend)
             self.shape = shape
         return self.last
-
-
-def filtered(step, shape):
-    """Return the shape of the depthwise result of a step."""
-    n, h, w, c = shape
-    size = next(iter(step.shapes.values()))[0]
-    pads = step.padding
-    if pads == "same":
-        return n, -(-h // step.strides), -(-w // step.strides), c
-    both = (2 * pads, 2 * pads) if isinstance(pads, int) else map(sum, pads)
-    h, w = (
-        (side + pad - size) // step.strides + 1
-        for side, pad in zip((h, w), both, strict=True)
-    )
-    return n, h, w, c
 
 
 def largest(steps, shape):
