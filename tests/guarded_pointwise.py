@@ -59,6 +59,9 @@ def run(shape, first, end, rng):
         ndw.pointwise_conv2d(x, k, b, out=out, **options)
         right = ndw.pointwise_conv2d(*wide[:3], backend="reference", **options)
         compare([out.copy()], [right])
+        out[...] = np.nan
+        ndw.prepare_pointwise_conv2d(k, b, **options)(x, out)
+        compare([out.copy()], [right])
         options["activation"] = "silu"
         results = ndw.pointwise_conv2d_grad(x, k, g, bias=b, **options)
         rights = ndw.pointwise_conv2d_grad(
