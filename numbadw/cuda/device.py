@@ -26,7 +26,9 @@ def check(result: tuple[Any, ...]) -> Any:
     """Give what a call of the driver returned, or raise its error by name."""
     error, *values = result
     if int(error):
-        raise RuntimeError(f"the CUDA driver reports {error.name}")
+        out_of_memory = error.name == "CUDA_ERROR_OUT_OF_MEMORY"
+        kind = MemoryError if out_of_memory else RuntimeError
+        raise kind(f"the CUDA driver reports {error.name}")
     return values[0] if len(values) == 1 else values
 
 

@@ -20,6 +20,8 @@ from numbadw.cuda import rows, tiles
 from numbadw.cuda.emit import ITEMSIZE, Target
 from numbadw.cuda.spec import Spec
 
+# Columns of a kernel from which on most tiles of a 56-pixel row touch its padding.
+WIDE_FROM = 9
 PLACE = ("thread", "block", "row", "side")
 
 
@@ -28,6 +30,11 @@ def sum_count(spec: Spec) -> int:
     if spec.family == "kernel_grad_tile":
         return (spec.kh * spec.kw + 1) * spec.v
     return spec.tw + 1
+
+
+def is_wide(spec: Spec) -> bool:
+    """Tell whether most tiles of small images lie at their sides."""
+    return spec.kw > WIDE_FROM
 
 
 def part_kind(spec: Spec) -> str:
@@ -49,16 +56,20 @@ def _block_words(spec: Spec, target: Target) -> tuple[Any, ...]:
 def make_kernel_grad_tile(spec: Spec, target: Target) -> Callable[..., Any]:
     """Make the body of a kernel whose size and strides are built in.
 
-    A lane is a vector of output channels; the tiles of all images are dealt out to the
-    workers, the threads of a lane in all groups, in turn.
+    A lane is a vector of output channels and as many rows of the kernel as are built
+    in, all or one; the tiles of all images are dealt out to the workers, the threads of
+    a lane in all groups, in turn.  Wide kernels have tiles at the image's sides, too:
+    column by column would be most of their work.
     """
-    corrtile = tiles.make_corrtile(target, spec, spec.tw)
-    edge = tiles.make_corrtile(target, spec, 1)
+    corrtile = tiles.make_corrtile(target, spec, spec.tw, False)
+    side_tile = tiles.make_corrtile(target, spec, spec.tw, True)
+    edge = tiles.make_corrtile(target, spec, 1, True)
     place, stash, barrier, add_up = _block_words(spec, target)
     udiv = rows.make_udiv(target)
     zeros = rows.make_zeros(target, spec.kind, sum_count(spec))
     V, TH, TW, SH, SW = spec.v, spec.th, spec.tw, spec.sh, spec.sw
     SPAN, SAME = (spec.tw - 1) * spec.sw + spec.kw, spec.v == spec.vx > 1
+    KH, WIDE = spec.kh, is_wide(spec)
     ACROSS, DOWN = spec.across, spec.threads // spec.across
     BYTES = sum_count(spec) * spec.across * ITEMSIZE[part_kind(spec)]
 
@@ -68,22 +79,40 @@ def make_kernel_grad_tile(spec: Spec, target: Target) -> Callable[..., Any]:
             sums = zeros()
             down = udiv(thread, int32(ACROSS))
             column = int32(thread - int32(down * ACROSS))
-            c = int32(int32(int32(block * ACROSS) + column) * V)
+            lane, vectors = int32(int32(block * ACROSS) + column), udiv(p.c, int32(V))
+            ki = udiv(lane, vectors)
+            c = int32(int32(lane - int32(ki * vectors)) * V)
             xc = c if SAME else udiv(c, p.m)
             tile = int32(int32(group * DOWN) + down)
-            while tile < p.slow and c < p.c:
+            while tile < p.slow and int32(ki * KH) < p.kh:
                 line = udiv(tile, p.fast)
                 ow = int32(int32(tile - int32(line * p.fast)) * TW)
                 bands = udiv(int32(p.oh + TH - 1), int32(TH))
                 image = udiv(line, bands)
                 oh = int32(int32(line - int32(image * bands)) * TH)
                 ih, iw = int32(int32(oh * SH) - p.pt), int32(int32(ow * SW) - p.pl)
+                ih = int32(ih + ki)
                 base = x + image * p.x_image + xc * p.x_channel
                 grad = g + image * p.g_image + c * p.g_channel
                 grad += oh * p.g_row + ow * p.g_column
                 rest = int32(p.oh - oh)
                 if rest >= TH and ow + TW <= p.ow and iw >= 0 and iw + SPAN <= p.w:
                     sums = corrtile(
+                        sums,
+                        base,
+                        p.x_row,
+                        p.x_column,
+                        grad,
+                        p.g_row,
+                        p.g_column,
+                        ih,
+                        iw,
+                        p.h,
+                        p.w,
+                        rest,
+                    )
+                elif WIDE and ow + TW <= p.ow:
+                    sums = side_tile(
                         sums,
                         base,
                         p.x_row,
@@ -177,8 +206,8 @@ def make_sum_parts(spec: Spec, target: Target) -> Callable[..., Any]:
     """Make the body that adds the groups' sums up: one tap and channel a thread.
 
     The spec tells how the parts lie: `kh` is 0 behind `kernel_grad_any`, whose lanes
-    are (kernel row, tw taps, channel), where `kernel_grad_tile`'s are vectors of v
-    channels.  The tap after the last is the bias's.
+    are (kernel row, tw taps, channel), where `kernel_grad_tile`'s are (kh kernel rows,
+    v channels).  The tap after the last is the bias's.
     """
     kind = spec.kind
     load, store = rows.make_load(target, kind, 1), rows.make_store(target, spec.okind)
@@ -186,7 +215,8 @@ def make_sum_parts(spec: Spec, target: Target) -> Callable[..., Any]:
     udiv, place = rows.make_udiv(target), rows.make_place(target)
     SIZE, OUT = ITEMSIZE[kind], ITEMSIZE[spec.okind]
     TILE, V, TW, ACROSS = spec.kh > 0, spec.v, spec.tw, spec.across
-    COUNT = (spec.kh * spec.kw + 1) * spec.v if spec.kh else spec.tw + 1
+    TAPS = spec.kh * spec.kw
+    COUNT = (TAPS + 1) * spec.v if spec.kh else spec.tw + 1
 
     def body(x, w, b, o, g, part, p, slope):  # type: ignore
         lane, _, _ = place()
@@ -196,8 +226,13 @@ def make_sum_parts(spec: Spec, target: Target) -> Callable[..., Any]:
         if tap > taps:
             return
         if TILE:
-            column = udiv(c, int32(V))
-            i = int32(int32(tap * V) + int32(c - int32(column * V)))
+            column, own = udiv(c, int32(V)), int32(TAPS)
+            i = int32(c - int32(column * V))
+            if tap < taps:
+                piece = udiv(tap, int32(TAPS))
+                own = int32(tap - int32(piece * TAPS))
+                column = int32(column + int32(piece * udiv(p.c, int32(V))))
+            i = int32(i + int32(own * V))
         else:
             ki = udiv(tap, p.kw)
             kj = int32(tap - int32(ki * p.kw))

@@ -35,12 +35,14 @@ def kernel_grad(
     if chosen is None or max(g.sh, g.sw) > 2 or max(g.dh, g.dw) > 1:
         spec, sizes, lanes, work = _kernel_grad_any(problem, base, sizes, images)
     else:
-        most, tile = chosen
+        rows, most, tile = chosen
         v = vector(problem, channels, (images[0], images[1], NOWHERE), most)
         together = channels_together(problem, images)
-        across = min(32, _power(channels // v)) if together else 1
+        count = g.kh // rows * (channels // v)
+        across = min(32, _power(count)) if together else 1
         spec = built_in(base, g)._replace(
             family="kernel_grad_tile",
+            kh=rows,
             v=v,
             vx=max(1, v // g.m),
             th=tile.th,
@@ -51,7 +53,7 @@ def kernel_grad(
         strips = -(-g.ow // tile.tw)
         tiles = g.n * -(-g.oh // tile.th) * strips
         sizes = sizes._replace(fast=strips, slow=tiles)
-        lanes, work = channels // v, -(-tiles // (8 * (THREADS // across)))
+        lanes, work = count, -(-tiles // (8 * (THREADS // across)))
     blocks = -(-lanes // spec.across)
     groups = min(GRID, max(1, min(work, -(-table.FILL // blocks)), -(-work // 512)))
     sizes = sizes._replace(groups=groups, blocks=blocks)

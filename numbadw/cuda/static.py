@@ -20,6 +20,7 @@ from numbadw import console
 from numbadw.cuda import shipped
 from numbadw.cuda.compile import compile_cubin
 from numbadw.cuda.emit import ITEMSIZE, WIDEST
+from numbadw.cuda.kernel_grad import is_wide
 from numbadw.cuda.kernels import shared_bytes
 from numbadw.cuda.spec import Spec
 
@@ -100,7 +101,7 @@ def expected_fma(spec: Spec) -> int | None:
         pairs = sum((i - j) % s.sw == 0 for i in range(s.tw) for j in range(s.kw))
         return pairs * s.v
     if s.family == "kernel_grad_tile":
-        return taps * s.th * (s.tw + 1)
+        return taps * s.th * ((1 + is_wide(s)) * s.tw + 1)
     return None
 
 

@@ -72,11 +72,13 @@ def input_grad_tile(kh: int, kw: int, sh: int, sw: int, kind: str) -> Tile | Non
     return Tile(1, 8, 4)
 
 
-def kernel_grad_tile(kh: int, kw: int, kind: str) -> tuple[int, Tile] | None:
-    """Return the channels of a thread, at most, and the tile of a kernel gradient."""
+def kernel_grad_tile(kh: int, kw: int, kind: str) -> tuple[int, int, Tile] | None:
+    """Return kernel rows and channels of a thread, at most, and its tile."""
     taps = kh * kw
-    if kind == "f64" or taps > 49:
+    if kind == "f64" or kw > WIDEST_KERNEL:
         return None
+    if taps > 49:
+        return 1, 2, Tile(1, 8, 3)
     if taps <= 9:
-        return 4, Tile(2, 4, 4)
-    return (2, Tile(2, 8, 3)) if taps <= 25 else (1, Tile(2, 8, 3))
+        return kh, 4, Tile(2, 4, 4)
+    return (kh, 2, Tile(2, 8, 3)) if taps <= 25 else (kh, 1, Tile(2, 8, 3))

@@ -166,16 +166,16 @@ def make_gathertile(target: Target, spec: Spec) -> Any:
     return make_word(target, arguments, _sums(spec, s.tw * s.v), emit)
 
 
-def make_corrtile(target: Target, spec: Spec, tw: int) -> Any:
+def make_corrtile(target: Target, spec: Spec, tw: int, guarded: bool) -> Any:
     """Make `corrtile`, which adds what one tile gives to a thread's sums.
 
     Takes (sums, x, x_row, x_column, g, g_row, g_column, ih, iw, h, width, rows).
     Contract: as `convtile`; g is the address of the gradient's first pixel of the tile,
-    all its tw columns exist.  sums are kh * kw * v taps and v sums of grad.  With tw of
-    the spec, the tile's rows and its columns of x exist, too; with 1, `rows` tells how
-    many rows do, and a tap that reads padding adds nothing.
+    all its tw columns exist.  sums are kh * kw * v taps and v sums of grad.  Without
+    `guarded`, the tile's rows and its columns of x exist, too; with it, `rows` tells
+    how many rows do, and a tap that reads padding adds nothing.
     """
-    s, guarded = spec, tw == 1
+    s = spec
     n = (tw - 1) * s.sw + s.kw
     count = (s.kh * s.kw + 1) * s.v
 
