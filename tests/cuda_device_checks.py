@@ -11,6 +11,7 @@ import pytest
 from cases import Case, assert_close
 from cuda_stub import STREAMS, STUB, Tensor, stub, tensors
 from gradient_cases import assert_gradients_close, draw
+from numba import cuda
 
 import numbadw as ndw
 from numbadw import tolerance
@@ -366,6 +367,48 @@ def test_an_empty_batch_gives_empty_results_and_zero_sums(tensors):
     assert x_grad.shape == x.shape
     assert not w_grad.array.any()
     assert not b_grad.array.any()
+
+
+def test_numbas_own_arrays_and_streams(rng):
+    x, w, b, g = draw(CASE, rng)
+    there = cuda.device_array(x.shape, x.dtype)
+    there.copy_to_device(x)
+    stream = cuda.stream()
+    handle = arrays.handle_of(stream)
+    assert handle > 2
+    for chosen, on in ((None, LEGACY), (stream, handle)):
+        result = ndw.depthwise_conv2d(there, w, b, stream=chosen, **CASE.options)
+        assert type(result) is type(there)
+        assert_close(result.copy_to_host(), x, w, b, **CASE.options)
+        assert STREAMS[-1] == on
+        made_on = result.__cuda_array_interface__["stream"]
+        assert made_on == (handle if chosen else None)
+    grad = cuda.device_array(g.shape, g.dtype)
+    grad.copy_to_device(g)
+    both = ndw.depthwise_conv2d_grad(there, w, grad, **CASE.options)
+    results = [array.copy_to_host() for array in both]
+    assert_gradients_close(results, x, w, g, b, None, **CASE.options)
+    line = cuda.device_array((2, 9, 4), x.dtype)
+    shapes = [each.shape for each in ndw.depthwise_conv1d_grad(line, w[0], line[:, 2:])]
+    assert shapes == [(2, 9, 4), (3, 4, 1), (4,)]
+
+
+def test_the_host_waits_for_new_weights_alone(rng, tensors):
+    x, w, b, g = draw(CASE, rng)
+    arrays = [tensors(array) for array in (x, w, g, b)]
+    before = STUB.stub_syncs()
+    ndw.depthwise_conv2d(*arrays[:2], arrays[3], stream=5, **CASE.options)
+    ndw.depthwise_conv2d_grad(*arrays[:3], activation="silu", **CASE.options)
+    assert STUB.stub_syncs() == before
+    weight = w + 1
+    for _ in range(3):
+        ndw.depthwise_conv2d(arrays[0], weight, **CASE.options)
+    assert STUB.stub_syncs() == before + 1
+
+
+def test_memory_that_is_out_is_a_memory_error():
+    with pytest.raises(MemoryError, match="OUT_OF_MEMORY"):
+        device.Memory(1 << 60, 0)
 
 
 def test_the_streams_of_libraries_are_asked_for(tensors):

@@ -13,7 +13,7 @@
 typedef void (*launch_fn)(uint64_t kernel, const unsigned *grid, unsigned block,
                           uint64_t stream, void **params);
 static launch_fn launch_callback;
-static long live, copies, waits;
+static long live, copies, waits, syncs;
 static uint64_t waited[2]; /* the last wait: which stream for which */
 static int devices = 2, driver_version = 13000;
 static __thread uint64_t current; /* context: device + 1 */
@@ -22,6 +22,7 @@ void stub_on_launch(launch_fn callback) { launch_callback = callback; }
 void stub_set(int count, int version) { devices = count; driver_version = version; }
 long stub_live(void) { return live; }
 long stub_copies(void) { return copies; }
+long stub_syncs(void) { return syncs; }
 long stub_waits(uint64_t *last) {
     memcpy(last, waited, sizeof waited);
     return waits;
@@ -58,6 +59,11 @@ int cuCtxGetDevice_v2(int *device, uint64_t context) {
     *device = (int)(context ? context : current) - 1;
     return 0;
 }
+int cuStreamCreate(uint64_t *stream, unsigned flags) {
+    static uint64_t next = 3000;
+    *stream = ++next;
+    return 0;
+}
 int cuStreamCreateWithPriority(uint64_t *stream, unsigned flags, int priority) {
     static uint64_t next = 1000;
     *stream = ++next;
@@ -91,6 +97,9 @@ int cuEventElapsedTime_v2(float *milliseconds, struct event *from, struct event 
     *milliseconds = 1e3 * (to->seconds - from->seconds);
     return 0;
 }
+int cuStreamSynchronize(uint64_t stream) { return syncs++, 0; }
+int cuCtxSynchronize(void) { return syncs++, 0; }
+int cuEventSynchronize(struct event *event) { return syncs++, 0; }
 int cuStreamWaitEvent(uint64_t stream, struct event *event, unsigned flags) {
     waited[0] = stream;
     waited[1] = event->stream;
