@@ -6,6 +6,7 @@ A call whose arguments were seen before costs one look-up (calls.py).  Everythin
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -239,8 +240,9 @@ def prepare(
     return Prepared(run, kernel, bias, shape, x.dtype)
 
 
+@functools.cache
 def device_functions() -> Any:
-    """Return the functions on device arrays."""
+    """Return the functions on device arrays, imported when first asked for."""
     from numbadw.cuda import functions
 
     return functions

@@ -19,8 +19,12 @@ KINDS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16
 
 
 @functools.cache
-def driver(spec: Spec):
-    """Compile a kernel's body and the loops that stand for its grid."""
+def driver(spec: Spec, backwards=False):
+    """Compile a kernel's body and the loops that stand for its grid.
+
+    With `backwards`, blocks and threads run from the last to the first: what depended
+    on their order, as a race does, would show.
+    """
     target = emit.cpu_target(SCENE.ctypes.data)
     body = njit(kernels.make_body(spec, target))
     threads, blockwise = spec.threads, spec.family in kernels.BLOCKWISE
@@ -30,11 +34,13 @@ def driver(spec: Spec):
             scene[2] = image
             for row in range(gy):
                 scene[1] = row
-                for block in range(gx):
+                for turn in range(gx):
+                    block = gx - 1 - turn if backwards else turn
                     scene[4] = block
                     for side in range(-1, 2, 2) if blockwise else range(1):
                         scene[5] = side
-                        for thread in range(threads):
+                        for number in range(threads):
+                            thread = threads - 1 - number if backwards else number
                             scene[3] = thread
                             scene[0] = block * threads + thread
                             body(x, w, b, o, g, part, p, slope)
@@ -52,20 +58,22 @@ def typed(sizes):
     return Sizes(*narrow, *wide)
 
 
-def launch(step: plan.Launch, arrays, slope=0.0):
+def launch(step: plan.Launch, arrays, slope=0.0, backwards=False):
     """Run one launch on NumPy arrays by name; a missing array is address 0."""
     addresses = [
         arrays[name].ctypes.data + offset if arrays.get(name) is not None else 0
         for name, offset in step.arrays
     ]
     slope = np.float64(slope) if step.spec.kind == "f64" else np.float32(slope)
-    driver(step.spec)(SCENE, *step.grid, *addresses, typed(step.sizes), slope)
+    driver(step.spec, backwards)(
+        SCENE, *step.grid, *addresses, typed(step.sizes), slope
+    )
 
 
-def run(launches, arrays, slope=0.0):
+def run(launches, arrays, slope=0.0, backwards=False):
     """Run launches in order."""
     for step in launches:
-        launch(step, arrays, slope)
+        launch(step, arrays, slope, backwards)
 
 
 def alignment(arrays):

@@ -171,6 +171,32 @@ def test_the_kernel_gradient_ignores_nan_beyond_the_windows(rng):
     assert not fault, fault
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(60, 61, 12, n=4),
+        Case(17, 40, 4, kernel=(5, 13), first=True, n=32),
+        Case(12, 13, 4, strides=(2, 1), dilation=(2, 3)),
+    ],
+    ids=lambda case: case.label,
+)
+def test_the_order_of_threads_and_blocks_does_not_matter(case, rng):
+    x, _, _ = case.arrays(rng)
+    g = case.geometry
+    grad = rng.standard_normal(g.output_shape).astype("f4")
+    given = problem(case, [x, grad])
+    launches, size = plan_kernel_grad.kernel_grad(given, x.strides, grad.strides)
+    assert launches[0].grid[1] > 1, "several groups"
+    results = []
+    for backwards in (False, True):
+        w_grad, b_grad = np.full(g.kernel_shape, np.nan, "f4"), np.zeros(12, "f4")
+        parts = np.full(size, 255, np.uint8)
+        arrays = {"x": x, "g": grad, "w_grad": w_grad, "b_grad": b_grad, "part": parts}
+        run(launches, arrays, backwards=backwards)
+        results.append(w_grad.tobytes() + b_grad.tobytes())
+    assert results[0] == results[1]
+
+
 def test_grids_too_large_for_one_launch_go_in_pieces(monkeypatch, rng):
     monkeypatch.setattr(plan, "GRID", 3)
     case = Case(16, 9, 4, n=5)
