@@ -189,6 +189,29 @@ def test_the_sanitizer_runs_a_few_calls(status, monkeypatch, tmp_path):
         assert "no errors" in rehearsal._sanitized()
 
 
+def test_late_rows_have_no_peers(monkeypatch):
+    monkeypatch.setattr(ceilings, "LARGEST", 1 << 21)
+    asked, brief = [], replace(TARGETS["cuda"], rehearse=lambda note: None)
+    monkeypatch.setattr(worker, "TARGETS", {"cuda": brief})
+    monkeypatch.setattr(worker, "missing_peers", lambda names, *tables: {})
+    real = Contest.calls
+
+    def calls(contest, names, threads):
+        asked.append(list(names))
+        return real(contest, [], threads)
+
+    monkeypatch.setattr(Contest, "calls", calls)
+    rows = []
+    task = Task("forward, float32, batch 6", "forward", SMALL)
+    for seconds in (0.0, 60.0):
+        job = worker.Job("cuda", 1, (task,), ("jax",), 1, seconds)
+        worker.run_job(job, lambda name, value: rows.append((name, value)))
+    assert asked == [[], ["jax"]]
+    late, early = (value["notes"] for name, value in rows if name == "row")
+    assert "after the time was up" in late[0]
+    assert not early
+
+
 def test_a_job_gives_rows_and_the_table_shows_them(monkeypatch, tmp_path):
     monkeypatch.setattr(ceilings, "LARGEST", 1 << 21)
     target = TARGETS["cuda"]

@@ -77,7 +77,10 @@ def run_job(job: Job, emit: Emit) -> None:
             kind, workload = target.passes[task.kind], task.workload
             sittings = Sittings(kind, workload, target.time, job.threads, job.rounds)
             budget = min(max(share, target.least), MOST_SECONDS)
-            seconds, notes = sittings.measure(peers, budget, target.sittings)
+            named = peers if target.patient or share > 0 else []
+            seconds, notes = sittings.measure(named, budget, target.sittings)
+            if named != peers:
+                notes = (*notes, "the peers of rows that came after the time was up")
             needed, size = kind.needed(workload), kind.bytes(workload)
             row = Row(
                 task.group,

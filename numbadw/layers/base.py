@@ -122,7 +122,8 @@ class ConvLayer(Trainable):
         ----------
         inputs : ndarray, shape (n, h, w, c), or (n, c, h, w) with channels first
             Sequences are (n, length, c), or (n, c, length). Floating inputs of another
-            dtype than the layer's are cast to it.
+            dtype than the layer's are cast to it. Arrays on a CUDA device stay there;
+            the weights are copied to it once, and again when they have changed.
         out : ndarray, optional
             As in the function.
 
