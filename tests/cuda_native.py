@@ -19,7 +19,7 @@ KINDS = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16
 
 
 @functools.cache
-def driver(spec: Spec, backwards=False):
+def driver(spec: Spec):
     """Compile a kernel's body and the loops that stand for its grid.
 
     With `backwards`, blocks and threads run from the last to the first: what depended
@@ -29,7 +29,7 @@ def driver(spec: Spec, backwards=False):
     body = njit(kernels.make_body(spec, target))
     threads, blockwise = spec.threads, spec.family in kernels.BLOCKWISE
 
-    def run(scene, gx, gy, gz, x, w, b, o, g, part, p, slope):  # noqa: PLR0913
+    def run(scene, backwards, gx, gy, gz, x, w, b, o, g, part, p, slope):  # noqa: PLR0913
         for image in range(gz):
             scene[2] = image
             for row in range(gy):
@@ -45,7 +45,7 @@ def driver(spec: Spec, backwards=False):
                             scene[0] = block * threads + thread
                             body(x, w, b, o, g, part, p, slope)
 
-    int64, grid = types.int64, (types.int32[::1], *(types.int64,) * 3)
+    int64, grid = types.int64, (types.int32[::1], *(types.int64,) * 4)
     assert kernels.shared_bytes(spec) <= SCENE.nbytes - emit.SHARED_AT
     assert argument_types(spec)[0] == int64
     return njit((*grid, *argument_types(spec)))(run)
@@ -65,8 +65,8 @@ def launch(step: plan.Launch, arrays, slope=0.0, backwards=False):
         for name, offset in step.arrays
     ]
     slope = np.float64(slope) if step.spec.kind == "f64" else np.float32(slope)
-    driver(step.spec, backwards)(
-        SCENE, *step.grid, *addresses, typed(step.sizes), slope
+    driver(step.spec)(
+        SCENE, int(backwards), *step.grid, *addresses, typed(step.sizes), slope
     )
 
 

@@ -44,7 +44,7 @@ def on_launch(kernel, grid, block, stream, parameters):
     sizes = cuda_native.typed(Sizes(*values[6:-1]))
     slope = (np.float64 if spec.kind == "f64" else np.float32)(values[-1])
     run = cuda_native.driver(spec)
-    run(cuda_native.SCENE, *grid[:3], *values[:6], sizes, slope)
+    run(cuda_native.SCENE, 0, *grid[:3], *values[:6], sizes, slope)
 
 
 STUB.stub_on_launch(on_launch)
