@@ -15,7 +15,7 @@ from numba import cuda
 
 import numbadw as ndw
 from numbadw import tolerance
-from numbadw.cuda import arrays, device, dlpack, halves, weights
+from numbadw.cuda import arrays, device, dlpack, functions, halves, weights
 from numbadw.cuda.resident import LEGACY, Resident
 
 __all__ = ["stub", "tensors"]  # fixtures
@@ -359,8 +359,24 @@ def test_a_kernel_in_the_way_of_the_result_is_refused(rng, tensors):
         ndw.depthwise_conv2d(tensors(x), kernel, out=out, **CASE.options)
 
 
+def test_plans_for_many_kinds_of_results_are_few(rng, tensors, monkeypatch):
+    x, w, b = CASE.arrays(rng)
+    monkeypatch.setattr(functions, "_MOST_PLANS", 3)
+    monkeypatch.setattr(functions, "_READY", {})
+    there = tensors(x)
+    for width in range(4, 44, 4):
+        out = tensors(np.zeros((1, 8, 9, width), "f4"))
+        out.array = out.held[..., :4]
+        ndw.depthwise_conv2d(there, w, b, out=out, **CASE.options)
+        assert_close(out.array, x, w, b, **CASE.options)
+    (ready,) = functions._READY.values()
+    assert 1 <= len(ready._plans) <= 3
+
+
 def test_an_empty_batch_gives_empty_results_and_zero_sums(tensors):
     x, w = np.zeros((0, 8, 9, 4), "f4"), np.ones((3, 3, 4, 1), "f4")
+    out = tensors(np.zeros((0, 6, 7, 4), "f4"))
+    assert ndw.depthwise_conv2d(tensors(x), w, out=out) is out
     assert ndw.depthwise_conv2d(tensors(x), w).shape == (0, 6, 7, 4)
     g = tensors(np.zeros((0, 6, 7, 4), "f4"))
     x_grad, w_grad, b_grad = ndw.depthwise_conv2d_grad(tensors(x), w, g)

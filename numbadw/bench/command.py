@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--full",
         action="store_true",
-        help="every workload: half an hour, not three minutes; on cuda eight minutes",
+        help="every workload: half an hour, not three minutes; on cuda some minutes",
     )
     add(
         "--threads",

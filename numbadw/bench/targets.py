@@ -140,8 +140,8 @@ TARGETS = {
         rehearse=rehearsal.rehearse,
         machine=gpu,
         threads=lambda: [1],
-        # A full run ends within eight minutes: the start, the rehearsal and the
-        # compilation of its kernels take two.
+        # A full run is to end within eight minutes: the start, what the last rows
+        # take over and the compilation of kernels have the other two.
         seconds=(60.0, 330.0),
         least=0.05,
         sittings=1,

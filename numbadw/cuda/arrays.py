@@ -45,6 +45,8 @@ class View(NamedTuple):
 
     def ends(self) -> tuple[int, int]:
         """Give the first byte and the one after the last, from the address on."""
+        if 0 in self.shape:
+            return 0, 0
         steps = [
             (size - 1) * step
             for size, step in zip(self.shape, self.strides, strict=True)

@@ -53,6 +53,8 @@ class Target(NamedTuple):
 
 # The arguments by their names in a plan; all others are results.
 _NAMES = {"x": "inputs", "w": "kernel", "b": "bias", "g": "grad"}
+# Plans of one call, for results of different strides and alignment.
+_MOST_PLANS = 64
 # A plan, None where there is nothing to do, and the ends of the first result.
 Planned = tuple[Bound | None, tuple[int, int]]
 
@@ -99,6 +101,8 @@ class Ready:
         known = self._plans.get(key)
         if known is None:
             self._refuse_misaligned(places)
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
             known = self._plans[key] = self._plan(bits & -bits, forms, out is not None)
         bound, (begin, end) = known
         if out is not None:
@@ -143,6 +147,8 @@ class Ready:
 
 def _covers_itself(seen: View) -> bool:
     """Tell whether axes, by rising stride, step into what lies below them."""
+    if 0 in seen.shape:
+        return False
     span = ITEMSIZE[seen.kind]
     steps = zip(seen.strides, seen.shape, strict=True)
     for step, size in sorted((abs(step), size) for step, size in steps if size > 1):
