@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from numbadw.activations import ACTIVATIONS
 from numbadw.cuda import plan, plan_kernel_grad
 from numbadw.cuda.emit import ITEMSIZE
+from numbadw.cuda.kernel_grad import is_wide
 from numbadw.cuda.spec import Spec
 from numbadw.geometry import make_geometry
 
@@ -70,10 +71,11 @@ def specs() -> list[Spec]:
 
 
 def families() -> list[Spec]:
-    """List one kernel of every family, and of forward tiles one of each form."""
-    found: dict[tuple[str, bool, bool], Spec] = {}
+    """List one kernel of every family, and of tiles one of each form."""
+    found: dict[tuple[str, bool, bool, bool], Spec] = {}
     for spec in specs():
         half = spec.family == "forward_tile" and spec.kind == "bf16"
         if half or spec.kind == "f32":
-            found.setdefault((spec.family, spec.chunk > 1, half), spec)
+            wide = spec.family == "kernel_grad_tile" and is_wide(spec)
+            found.setdefault((spec.family, spec.chunk > 1, half, wide), spec)
     return list(found.values())
