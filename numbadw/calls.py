@@ -39,7 +39,7 @@ class Calls(Generic[Call]):
         self,
         options: tuple[Any, ...],
         a: Any,
-        b: Any,
+        b: Any = None,
         c: Any = None,
         d: Any = None,
         put: Call | None = None,
@@ -85,7 +85,7 @@ class Calls(Generic[Call]):
         The first four are those that `find` takes; the options hold `kind` of others.
         """
         if all(map(as_given, given, checked)):
-            a, b, c, d = (*given, None, None)[:4]
+            a, b, c, d = (*given, None, None, None)[:4]
             self.find(options, a, b, c, d, put=call)
 
 
