@@ -33,9 +33,8 @@ import itertools
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
+from numbadw.cpu.choice import make_intrinsic
 from numbadw.cpu.finish import Finish
 from numbadw.cpu.label import Tile
 from numbadw.cpu.records import index, size
@@ -228,22 +227,9 @@ def _emit_row(
                 acc.set(simd.fma(x, w, acc.get(simd.builder)))
 
 
-def _flat_strip(typingctx: Any, fields: Any, label: Any) -> Any:
-    signature = types.void(fields, label)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        tile = Tile.parse(sig.args[1].literal_value)
-        simd = Simd(builder, tile.dtype, tile.lanes)
-        values = {
-            name: simd.integer(builder.extract_value(args[0], i))
-            for i, name in enumerate(FLAT_FIELDS)
-        }
-        flat = Flat(simd, tile, values)
-        many = ROWS_TOGETHER[32 if tile.width > 2 or tile.kh > 16 else 16]
-        emit_flat(flat, Finish(simd, tile, values), many)
-        return context.get_dummy_value()
-
-    return signature, codegen
+def _emit_flat_strip(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
+    many = ROWS_TOGETHER[32 if tile.width > 2 or tile.kh > 16 else 16]
+    emit_flat(Flat(simd, tile, values), Finish(simd, tile, values), many)
 
 
-flat_strip = intrinsic(prefer_literal=True)(_flat_strip)
+flat_strip = make_intrinsic(FLAT_FIELDS, _emit_flat_strip)

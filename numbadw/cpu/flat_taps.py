@@ -23,11 +23,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import Any
 
-from numba.core import types
-from numba.extending import intrinsic
-
+from numbadw.cpu.choice import make_intrinsic
 from numbadw.cpu.flat import FLAT_FIELDS, Flat
 from numbadw.cpu.label import Tile
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
@@ -135,27 +132,15 @@ class FlatTaps:
                         acc.set(new if mask is None else simd.where(mask, new, old))
 
 
-def _flat_taps(typingctx: Any, fields: Any, label: Any) -> Any:
-    signature = types.void(fields, label)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        tile = Tile.parse(sig.args[1].literal_value)
-        simd = Simd(builder, tile.dtype, tile.lanes)
-        values = {
-            name: simd.integer(builder.extract_value(args[0], i))
-            for i, name in enumerate(FLAT_TAPS_FIELDS)
-        }
-        flat = Flat(simd, tile, values)
-        strip = FlatTaps(flat)
-        zero = simd.integer(0)
-        with (
-            simd.loop(zero, flat.kh, tile.kh) as ky,
-            simd.loop(zero, flat.kw) as kx,
-        ):
-            strip.column(ky, kx)
-        return context.get_dummy_value()
-
-    return signature, codegen
+def _emit_flat_taps(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
+    flat = Flat(simd, tile, values)
+    strip = FlatTaps(flat)
+    zero = simd.integer(0)
+    with (
+        simd.loop(zero, flat.kh, tile.kh) as ky,
+        simd.loop(zero, flat.kw) as kx,
+    ):
+        strip.column(ky, kx)
 
 
-flat_taps = intrinsic(prefer_literal=True)(_flat_taps)
+flat_taps = make_intrinsic(FLAT_TAPS_FIELDS, _emit_flat_taps)

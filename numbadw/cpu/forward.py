@@ -30,6 +30,7 @@ import numpy as np
 
 from numbadw import jit
 from numbadw.cpu.caches import LINE
+from numbadw.cpu.choice import join
 from numbadw.cpu.flat import flat_strip
 from numbadw.cpu.label import Tile
 from numbadw.cpu.pack import compress, copy_element, pack_block, unpack_block
@@ -42,7 +43,7 @@ PARAMETER = 8 * index("plan.parameter")
 
 def make_direct(tiles: list[Tile]) -> Callable[..., None]:
     """Build the loops of the direct feed round four tiles (see `strip.kind`)."""
-    inner, guard, narrow_inner, narrow_guard = (tile.label for tile in tiles)
+    labels = join(tiles)
 
     def forward_direct(
         x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
@@ -60,7 +61,6 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
             x_at += get(block, "rows.x") + get(here, "strip.x")
             skip = n * get(plan, "plan.o_n") + get(block, "rows.o")
             skip += get(here, "strip.o")
-            kind = get(here, "strip.kind")
             start = (item % groups) * group
             stop = min(start + group, lanes)
             fields = (
@@ -93,21 +93,14 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
                 get(plan, "plan.ahead"),
                 plan + PARAMETER,
             )
-            if kind == 0:
-                strip(fields, inner)
-            elif kind == 1:
-                strip(fields, guard)
-            elif kind == 2:
-                strip(fields, narrow_inner)
-            else:
-                strip(fields, narrow_guard)
+            strip(fields, get(here, "strip.kind"), labels)
 
     return forward_direct
 
 
 def make_packed(tiles: list[Tile]) -> Callable[..., None]:
     """Build the loops of the packed feed round four tiles (see `strip.kind`)."""
-    inner, guard, narrow_inner, narrow_guard = (tile.label for tile in tiles)
+    labels = join(tiles)
     dtype, width = tiles[0].dtype, tiles[0].lanes
     itemsize = BYTES[dtype]
     pitch = width * itemsize
@@ -148,7 +141,6 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
             )
             for s in range(strips):
                 here = entry(plan, "plan.strips_at", "strip", s)
-                kind = get(here, "strip.kind")
                 fields = (
                     x_block - low * columns * pitch + get(here, "strip.x") - x_skip,
                     w + get(block, "rows.w") + get(here, "strip.w"),
@@ -179,14 +171,7 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
                     0,
                     plan + PARAMETER,
                 )
-                if kind == 0:
-                    strip(fields, inner)
-                elif kind == 1:
-                    strip(fields, guard)
-                elif kind == 2:
-                    strip(fields, narrow_inner)
-                else:
-                    strip(fields, narrow_guard)
+                strip(fields, get(here, "strip.kind"), labels)
             o_at = o + n * get(plan, "plan.o_n") + get(block, "rows.o")
             o_at += (skip // itemsize) * get(plan, "plan.o_c")
             unpack_block(
@@ -234,7 +219,7 @@ def _prepare(w, b, plan, taps, plane, target, dtype, width, itemsize):  # type: 
 
 def make_flat(tiles: list[Tile]) -> Callable[..., None]:
     """Build the loops of the flat feed round four tiles (see `strip.kind`)."""
-    inner, guard, narrow_inner, narrow_guard = (tile.label for tile in tiles)
+    labels = join(tiles)
     dtype, width = tiles[0].dtype, tiles[0].lanes
     itemsize = BYTES[dtype]
 
@@ -283,7 +268,6 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
                 o_at = o_block - begin * o_row
             for s in range(strips):
                 here = entry(plan, "plan.strips_at", "strip", s)
-                kind = get(here, "strip.kind")
                 fields = (
                     x_at,
                     weights,
@@ -307,14 +291,7 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
                     get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0,
                     plan + PARAMETER,
                 )
-                if kind == 0:
-                    flat_strip(fields, inner)
-                elif kind == 1:
-                    flat_strip(fields, guard)
-                elif kind == 2:
-                    flat_strip(fields, narrow_inner)
-                else:
-                    flat_strip(fields, narrow_guard)
+                flat_strip(fields, get(here, "strip.kind"), labels)
             if o_bytes:
                 _unpack_rows(o_block, plan, begin, end, result, dtype, itemsize)
         scratch[0] = 0

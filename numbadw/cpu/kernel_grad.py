@@ -24,6 +24,7 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
+from numbadw.cpu.choice import join
 from numbadw.cpu.label import Tile
 from numbadw.cpu.records import entry, get, index
 from numbadw.cpu.simd import BYTES, Simd
@@ -34,7 +35,7 @@ PARAMETER = 8 * index("plan.parameter")
 
 def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
     """Build the loops round three tiles (see `plan_kernel_grad.strip_table`)."""
-    inner, guard, single = (tile.label for tile in tiles)
+    labels = join(tiles)
 
     def kernel_grad(
         x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
@@ -58,7 +59,6 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
                 x_at += get(block, "rows.x") + get(here, "strip.x")
                 g_at = g + n * get(plan, "plan.o_n")
                 g_at += get(block, "rows.o") + get(here, "strip.o")
-                kind = get(here, "strip.kind")
                 fields = (
                     x_at,
                     0,
@@ -89,12 +89,7 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
                     get(plan, "plan.ahead"),
                     plan + PARAMETER,
                 )
-                if kind == 0:
-                    strip(fields, inner)
-                elif kind == 1:
-                    strip(fields, guard)
-                else:
-                    strip(fields, single)
+                strip(fields, get(here, "strip.kind"), labels)
 
     return kernel_grad
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from numbadw import jit
 from numbadw.cpu.caches import LINE
+from numbadw.cpu.choice import join
 from numbadw.cpu.flat_taps import flat_taps
 from numbadw.cpu.forward import pack_rows
 from numbadw.cpu.kernel_grad import PARAMETER
@@ -28,7 +29,7 @@ from numbadw.cpu.simd import BYTES
 
 def make_flat_grad(tiles: list[Tile]) -> Callable[..., None]:
     """Build the loops round two tiles: runs of vectors without and with guards."""
-    inner, guard = (tile.label for tile in tiles)
+    labels = join(tiles)
     dtype, width = tiles[0].dtype, tiles[0].lanes
     itemsize = BYTES[dtype]
     pitch = width * itemsize
@@ -89,10 +90,7 @@ def make_flat_grad(tiles: list[Tile]) -> Callable[..., None]:
                         plan + PARAMETER,
                         get(here, "strip.begin"),
                     )
-                    if get(here, "strip.kind") == 0:
-                        flat_taps(fields, inner)
-                    else:
-                        flat_taps(fields, guard)
+                    flat_taps(fields, get(here, "strip.kind"), labels)
             skip = part * get(plan, "plan.part")
             taps = vectors - 1
             _add_lanes(sums, o + skip, taps, plan, dtype, pitch, itemsize)

@@ -31,9 +31,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import types
-from numba.extending import intrinsic
-
+from numbadw.cpu.choice import make_intrinsic
 from numbadw.cpu.label import Tile
 from numbadw.cpu.simd import Int, Simd, Vec
 from numbadw.cpu.vecmath import emit_activation
@@ -190,25 +188,15 @@ class Multiply:
         return [cell.get(simd.builder) for cell in cells]
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def multiply(typingctx: Any, fields: Any, label: Any) -> Any:
-    """Compute one tile; `fields` are the integers of MULTIPLY_FIELDS.
+def _emit_multiply(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
+    """Emit one tile.
 
     Contract: reads `rows` rows and `k` columns of A, `k` whole rows of the panel, and
     of C, g and bias what the tile covers; writes C alone.
     """
-    signature = types.void(fields, label)
+    product = Multiply(simd, tile, values)
+    product.sums()
+    product.finish()
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        tile = Tile.parse(sig.args[1].literal_value)
-        simd = Simd(builder, tile.dtype, tile.lanes)
-        values = {
-            name: simd.integer(builder.extract_value(args[0], i))
-            for i, name in enumerate(MULTIPLY_FIELDS)
-        }
-        product = Multiply(simd, tile, values)
-        product.sums()
-        product.finish()
-        return context.get_dummy_value()
 
-    return signature, codegen
+multiply = make_intrinsic(MULTIPLY_FIELDS, _emit_multiply)

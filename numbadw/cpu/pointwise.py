@@ -27,6 +27,7 @@ import numpy as np
 
 from numbadw import jit
 from numbadw.cpu.caches import LINE
+from numbadw.cpu.choice import join
 from numbadw.cpu.kernel_grad import PARAMETER
 from numbadw.cpu.label import Tile
 from numbadw.cpu.multiply import multiply
@@ -42,7 +43,7 @@ GROUP = 8
 
 def make_product(tiles: list[Tile]) -> Callable[..., None]:
     """Build the loops round two tiles of products: of many rows, and of one."""
-    tall, single = (tile.label for tile in tiles)
+    labels = join(tiles)
     dtype, lanes = tiles[0].dtype, tiles[0].lanes
     height, width = tiles[0].kh, tiles[0].width * tiles[0].lanes
     itemsize = BYTES[dtype]
@@ -136,8 +137,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
                                 int(batch + 1 == batches and k + many == depth),
                                 plan + PARAMETER,
                             ),
-                            tall,
-                            single,
+                            labels,
                             height,
                         )
             if staged:
@@ -153,7 +153,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
 
 
 @jit.helper
-def _multiply_rows(here, places, steps, sizes, ends, tall, single, height):  # type: ignore[no-untyped-def]
+def _multiply_rows(here, places, steps, sizes, ends, labels, height):  # type: ignore[no-untyped-def]
     """Multiply rows of A with one panel, a tile's height at a time.
 
     Contract: places = addresses of A, the panel, C, bias and g; steps = of the panel's
@@ -182,10 +182,7 @@ def _multiply_rows(here, places, steps, sizes, ends, tall, single, height):  # t
             ends[1],
             ends[2],
         )
-        if rows - m == 1:
-            multiply(fields, single)
-        else:
-            multiply(fields, tall)
+        multiply(fields, 1 if rows - m == 1 else 0, labels)
 
 
 @jit.helper

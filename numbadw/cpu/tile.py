@@ -39,9 +39,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from numba.core import types
-from numba.extending import intrinsic
-
+from numbadw.cpu.choice import make_intrinsic
 from numbadw.cpu.label import Tile
 from numbadw.cpu.records import index, size
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
@@ -224,31 +222,19 @@ EMITTERS = {
 }
 
 
-def _strip(typingctx: Any, fields: Any, label: Any) -> Any:
-    signature = types.void(fields, label)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        tile = Tile.parse(sig.args[1].literal_value)
-        simd = Simd(builder, tile.dtype, tile.lanes)
-        values = {
-            name: simd.integer(builder.extract_value(args[0], i))
-            for i, name in enumerate(STRIP_FIELDS)
-        }
-        emit = EMITTERS[tile.form]
-        if tile.masked:
+def _emit_strip(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
+    """Emit a strip; without cheap masks its whole vectors go without."""
+    emit = EMITTERS[tile.form]
+    if tile.masked:
+        emit(Strip(simd, tile, values, masked=True))
+        return
+    last = values["lane_end"] - size("lane")
+    count = simd.load_int(last + 8 * index("lane.count"))
+    with simd.builder.if_else(count.compare("==", tile.lanes)) as (full, tail):
+        with full:
+            emit(Strip(simd, tile, values, masked=False))
+        with tail:
             emit(Strip(simd, tile, values, masked=True))
-            return context.get_dummy_value()
-        last = values["lane_end"] - size("lane")
-        count = simd.load_int(last + 8 * index("lane.count"))
-        whole = count.compare("==", tile.lanes)
-        with builder.if_else(whole) as (full, tail):
-            with full:
-                emit(Strip(simd, tile, values, masked=False))
-            with tail:
-                emit(Strip(simd, tile, values, masked=True))
-        return context.get_dummy_value()
-
-    return signature, codegen
 
 
-strip = intrinsic(prefer_literal=True)(_strip)
+strip = make_intrinsic(STRIP_FIELDS, _emit_strip)
