@@ -5,6 +5,8 @@ import signal
 import numpy as np
 import pytest
 
+import numbadw
+from numbadw import threads
 from numbadw.cuda import device
 
 
@@ -30,3 +32,11 @@ def backend(request):
         if reason:
             pytest.skip(reason)
     return request.param
+
+
+@pytest.fixture
+def all_threads():
+    """Start a test with as many threads as allowed, and leave it so."""
+    numbadw.set_num_threads(threads.state.allowed)
+    yield
+    numbadw.set_num_threads(threads.state.allowed)

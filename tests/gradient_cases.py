@@ -3,6 +3,8 @@
 import numbadw as ndw
 from numbadw import tolerance
 
+# Channels of a flat tile, and of more than a vector.
+FEW, MANY = 3, 19
 NAMES = ("inputs_grad", "kernel_grad", "bias_grad")
 
 

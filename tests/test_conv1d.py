@@ -1,62 +1,20 @@
-"""Sequences on every backend: values, layouts, arrays of every kind, bits, errors."""
+"""Sequences on every backend: values, layouts, arrays of every kind, bits."""
 
 import itertools
 
 import numpy as np
 import pytest
 from cases import assert_close, lanes
-from gradient_cases import assert_gradients_close
+from sequence_cases import FORMS, MANY, as_images, draw, image_options
 
 import numbadw as ndw
 from numbadw import activations
 from numbadw.cpu import plan_forward
 from numbadw.cpu.caches import caches
-from numbadw.cpu.plan import ROWS_COLUMNS
 from numbadw.cpu.request import LARGE_SHARE, Request
-from numbadw.cpu.tile import CHAIN
 from numbadw.geometry import make_sequence_geometry
 
-FEW, MANY = 3, 19
 PADDINGS = ["valid", "same", "causal", 2, (0, 3), (4, 1)]
-# Kernel width and channels of every form of tile.
-FORMS = {
-    "block": (4, MANY),
-    "rows": (11, MANY),
-    "wide": (ROWS_COLUMNS + 5, MANY),
-    "chained": (CHAIN + 50, MANY),
-    "flat": (4, FEW),
-    "flat, chained": (CHAIN + 50, FEW),
-}
-
-
-def draw(rng, shape, k, m=1, dtype="float32", first=False):
-    """Draw sequences of shape (n, length, c), a kernel and a bias."""
-    n, length, c = shape
-    x = rng.standard_normal((n, c, length) if first else shape).astype(dtype)
-    kernel = rng.standard_normal((k, c, m)).astype(dtype)
-    return x, kernel, rng.standard_normal(c * m).astype(dtype)
-
-
-def as_images(x, first=False):
-    return x[:, :, None] if first else x[:, None]
-
-
-def image_options(strides=1, padding="valid", dilation_rate=1, k=1, **options):
-    """Give the options of the same convolution of images of one row."""
-    if padding == "causal":
-        padding = ((k - 1) * dilation_rate, 0)
-    if padding == "same":
-        pads = "same"
-    elif padding == "valid":
-        pads = 0
-    else:
-        pads = ((0, 0), padding if isinstance(padding, tuple) else (padding, padding))
-    return {
-        "strides": (1, strides),
-        "padding": pads,
-        "dilation_rate": (1, dilation_rate),
-        **options,
-    }
 
 
 def check(x, kernel, bias, backend="cpu", **options):
@@ -251,58 +209,6 @@ def test_no_steps_but_padding(backend):
     assert y.tolist() == [[[1.0] * 3]]
 
 
-X, KERNEL = np.zeros((2, 9, 3), np.float32), np.zeros((4, 3, 2), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"inputs": X[0]}, ValueError, "inputs must have 3 dimensions, got"),
-        ({"inputs": X.astype(int)}, TypeError, "inputs must be float32 or float64"),
-        ({"kernel": KERNEL[None]}, ValueError, "kernel must have 3 dimensions"),
-        (
-            {"kernel": KERNEL[:, :2]},
-            ValueError,
-            r"kernel \(k, C, M\) has C = 2 and inputs \(N, L, C\) has C = 3",
-        ),
-        ({"kernel": KERNEL[:0]}, ValueError, r"\(k, C, M\) with every size >= 1"),
-        ({"bias": np.zeros(3, "f4")}, ValueError, r"bias must have shape .* \(6,\)"),
-        ({"strides": 0}, ValueError, "strides must be a positive int or a tuple of"),
-        ({"strides": (1, 1)}, ValueError, r"strides .* got \(1, 1\) of length 2"),
-        ({"strides": True}, TypeError, "strides must be a positive int"),
-        ({"dilation_rate": 1.0}, TypeError, "dilation_rate must be a positive int"),
-        ({"padding": "full"}, ValueError, "padding must be 'valid', 'same', 'causal'"),
-        ({"padding": -1}, ValueError, "padding must be 'valid'"),
-        ({"padding": (1, 2, 3)}, ValueError, r"padding .* of length 3"),
-        ({"padding": ((1, 1), (2, 2))}, TypeError, "padding must be"),
-        ({"dilation_rate": 3}, ValueError, "at least one step, got 0: inputs has sh"),
-        ({"data_format": "NLC"}, ValueError, "data_format must be one of"),
-        ({"activation": "rely"}, ValueError, "activation"),
-        ({"out": X}, ValueError, r"out must have shape \(2, 6, 6\)"),
-        ({"backend": "gpu"}, ValueError, "backend must be one of"),
-        ({"return_state": 1}, TypeError, "return_state must be a bool, got 1"),
-    ],
-)
-def test_refused(changes, error, message):
-    for _ in range(2):
-        with pytest.raises(error, match=message):
-            ndw.depthwise_conv1d(**{"inputs": X, "kernel": KERNEL} | changes)
-
-
-def test_out_may_not_overlap(rng):
-    memory = np.zeros(400, np.float32)
-    x, out = memory[:60].reshape(1, 20, 3), memory[30:90].reshape(1, 20, 3)
-    apart = memory[100:160].reshape(1, 20, 3)
-    kernel = np.ones((2, 3, 1), np.float32)
-    ndw.depthwise_conv1d(x, kernel, padding="causal", out=apart)
-    for _ in range(2):
-        with pytest.raises(ValueError, match="out must not overlap inputs"):
-            ndw.depthwise_conv1d(x, kernel, padding="causal", out=out)
-    out.flags.writeable = False
-    with pytest.raises(ValueError, match="out must be writable"):
-        ndw.depthwise_conv1d(x, kernel, padding="causal", out=out)
-
-
 def test_padding_and_steps_in_every_spelling(rng):
     x, kernel, bias = draw(rng, (1, 30, MANY), 4)
     for same in ({"padding": "CAUSAL"}, {"padding": (3, 0)}, {"padding": [3, 0]}):
@@ -314,87 +220,3 @@ def test_padding_and_steps_in_every_spelling(rng):
         ndw.depthwise_conv1d(x, kernel, strides=(2,), dilation_rate=[2]),
         ndw.depthwise_conv1d(x, kernel, strides=2, dilation_rate=np.int64(2)),
     )
-
-
-def test_images_do_not_know_causal():
-    with pytest.raises(ValueError, match="padding must be 'valid', 'same', an int"):
-        ndw.depthwise_conv2d(X[None], KERNEL[None], padding="causal")
-
-
-@pytest.mark.parametrize("activation", [None, "silu"])
-@pytest.mark.parametrize("first", [False, True], ids=["nlc", "ncl"])
-@pytest.mark.parametrize("form", ["block", "rows", "flat"])
-def test_gradients(form, first, activation, backend, rng):
-    k, c = FORMS[form]
-    layout = "channels_first" if first else "channels_last"
-    for padding, strides, m in (("causal", 1, 1), ("same", 2, 2), ((0, 3), 1, 1)):
-        x, kernel, bias = draw(rng, (2, 40, c), k, m, first=first)
-        options = {
-            "padding": padding,
-            "strides": strides,
-            "activation": activation,
-            "data_format": layout,
-        }
-        y = ndw.depthwise_conv1d(x, kernel, bias, **options)
-        grad = rng.standard_normal(y.shape).astype(y.dtype)
-        for _ in range(2):  # the second call knows the first
-            x_grad, w_grad, b_grad = ndw.depthwise_conv1d_grad(
-                x, kernel, grad, bias=bias, backend=backend, **options
-            )
-            assert (x_grad.shape, w_grad.shape) == (x.shape, kernel.shape)
-            assert_gradients_close(
-                (as_images(x_grad, first), w_grad[None], b_grad),
-                as_images(x, first),
-                kernel[None],
-                as_images(grad, first),
-                bias,
-                **image_options(k=k, **options),
-            )
-
-
-def test_gradients_are_the_derivatives(rng):
-    x, kernel, bias = draw(rng, (1, 6, 2), 3, 2, "float64")
-    options = {"padding": "causal", "dilation_rate": 2, "activation": "tanh"}
-    weight = rng.standard_normal((1, 6, 4))
-    results = ndw.depthwise_conv1d_grad(x, kernel, weight, bias=bias, **options)
-    for array, result in zip((x, kernel, bias), results, strict=True):
-        for place in np.ndindex(array.shape):
-            values, here = [], array[place]
-            for step in (1e-5, -1e-5):
-                array[place] = here + step
-                y = ndw.depthwise_conv1d(x, kernel, bias, **options)
-                values.append((y * weight).sum())
-            array[place] = here
-            slope = (values[0] - values[1]) / 2e-5
-            np.testing.assert_allclose(result[place], slope, atol=1e-8)
-
-
-def test_gradients_of_large_sequences(rng):
-    """Beyond the caches; against the adjoint identity."""
-    length = caches().last // (4 * 8 * 256) + 100
-    x, kernel, _ = draw(rng, (1, length, 256), 4)
-    grad = rng.standard_normal(x.shape).astype(x.dtype)
-    x_grad, w_grad, b_grad = ndw.depthwise_conv1d_grad(
-        x, kernel, grad, padding="causal"
-    )
-    y = ndw.depthwise_conv1d(x, kernel, padding="causal")
-    total = np.vdot(y.astype(np.float64), grad.astype(np.float64))
-    scale = np.linalg.norm(y.astype(np.float64)) * np.linalg.norm(grad) * 1e-6
-    assert abs(np.vdot(x_grad.astype(np.float64), x) - total) < scale
-    assert abs(np.vdot(w_grad.astype(np.float64), kernel) - total) < scale
-    terms = abs(grad.astype(np.float64)).sum((0, 1))
-    atol = 4 * np.finfo("f4").eps * np.sqrt(length) * terms.max()
-    np.testing.assert_allclose(b_grad, grad.astype("f8").sum((0, 1)), atol=atol)
-
-
-@pytest.mark.parametrize(
-    ("grad", "error", "message"),
-    [
-        (X, ValueError, r"output's shape \(2, 6, 6\), got .* kernel has shape \(4, 3"),
-        (X[0], ValueError, "grad must have 3 dimensions"),
-        (X.astype("f8"), TypeError, "grad must be float32 as inputs"),
-    ],
-)
-def test_gradients_refused(grad, error, message):
-    with pytest.raises(error, match=message):
-        ndw.depthwise_conv1d_grad(X, KERNEL, grad)

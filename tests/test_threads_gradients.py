@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from cases import FORMS, Case, lanes
 from gradient_cases import draw
-from test_threads import LAYERS, MOST, forking, run_child, several
+from thread_cases import LAYERS, MOST, forking, run_child, several
 from views import every_other
 
 import numbadw as ndw
 from numbadw import threads
 from numbadw.cpu import jobs
 
+pytestmark = pytest.mark.usefixtures("all_threads")
 VECTOR = lanes()
 # Large enough to be shared out: every order of kernels, several forms of tiles.
 LARGE = {
@@ -37,14 +38,6 @@ LARGE = {
     "planes": Case(60, 200, 11, first=True),
     "float64": Case(56, 57, 2 * VECTOR, dtype="float64"),
 }
-
-
-@pytest.fixture(autouse=True)
-def all_threads():
-    """Start every test with as many threads as allowed, and leave it so."""
-    ndw.set_num_threads(MOST)
-    yield
-    ndw.set_num_threads(MOST)
 
 
 def call(case, arrays, activation=None):
