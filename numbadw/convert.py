@@ -1,4 +1,4 @@
-"""Depthwise kernels between PyTorch's layout and this package's."""
+"""Kernels between PyTorch's layout and this package's."""
 
 from typing import Any
 
@@ -11,15 +11,17 @@ Array = npt.NDArray[Any]
 
 
 def kernel_from_torch(weight: Any, depth_multiplier: int = 1) -> Array:
-    """Turn the weight of a grouped PyTorch convolution into a depthwise kernel.
+    """Turn the weight of a PyTorch convolution into a depthwise or pointwise kernel.
 
     `kernel[i, j, c, q] = weight[c * m + q, 0, i, j]`. The weight alone does not tell
-    how its output channels divide into c * m: `depth_multiplier` does.
+    how its output channels divide into c * m: `depth_multiplier` does. Pointwise:
+    `kernel[c, f] = weight[f, c, 0, 0]`.
 
     Parameters
     ----------
     weight : ndarray or torch.Tensor, shape (c * m, 1, kh, kw)
-        `weight` of a Conv2d with `groups` equal to its input channels. A tensor may
+        `weight` of a Conv2d with `groups` equal to its input channels; (c * m, 1, k) of
+        a Conv1d; or (f, c, 1, 1), c > 1, of a 1x1 Conv2d in one group. A tensor may
         need gradients and may lie on any device.
     depth_multiplier : int, default 1
         Output channels for each input channel, m: `out_channels // groups`.
@@ -27,7 +29,8 @@ def kernel_from_torch(weight: Any, depth_multiplier: int = 1) -> Array:
     Returns
     -------
     ndarray, shape (kh, kw, c, m)
-        C-contiguous copy in the weight's dtype.
+        C-contiguous copy in the weight's dtype; (k, c, m) for sequences, (c, f) for
+        `pointwise_conv2d`.
 
     Raises
     ------
@@ -46,36 +49,41 @@ def kernel_from_torch(weight: Any, depth_multiplier: int = 1) -> Array:
     """
     m = checks.integer(depth_multiplier, "depth_multiplier", 1)
     array = _numbers(weight, "weight")
-    if array.ndim != 4 or array.shape[1] != 1 or 0 in array.shape:
+    if m == 1 and array.shape[2:] == (1, 1) and array.shape[1] > 1 and array.size:
+        return np.array(array[:, :, 0, 0].T, order="C")
+    if array.ndim not in (3, 4) or array.shape[1] != 1 or 0 in array.shape:
         raise ValueError(
-            "weight must have shape (C*M, 1, kh, kw) with every size >= 1, got "
-            f"{array.shape}"
+            "weight must have shape (C*M, 1, kh, kw), (C*M, 1, k) or (F, C, 1, 1) with "
+            f"every size >= 1, got {array.shape}"
         )
-    channels, _, kh, kw = array.shape
+    channels, _, *taps = array.shape
     if channels % m:
         raise ValueError(
             f"weight of shape {array.shape} has {channels} output channels, which do "
             f"not divide by depth_multiplier {m}"
         )
-    kernel = array.reshape(channels // m, m, kh, kw).transpose(2, 3, 0, 1)
+    kernel = np.moveaxis(array.reshape(channels // m, m, *taps), (0, 1), (-2, -1))
     return np.array(kernel, order="C")
 
 
 def kernel_to_torch(kernel: Any) -> Array:
-    """Turn a depthwise kernel into the weight of a grouped PyTorch convolution.
+    """Turn a depthwise or pointwise kernel into the weight of a PyTorch convolution.
 
     `weight[c * m + q, 0, i, j] = kernel[i, j, c, q]`, for a Conv2d with `groups=c`;
-    `torch.from_numpy` makes it a tensor without another copy.
+    `torch.from_numpy` makes it a tensor without another copy. Pointwise:
+    `weight[f, c, 0, 0] = kernel[c, f]`.
 
     Parameters
     ----------
     kernel : ndarray, shape (kh, kw, c, m)
-        Such as `layer.kernel`.
+        Such as `layer.kernel`; (k, c, m) of sequences; (c, f) of 1x1 convolutions,
+        whose four-dimensional kernels look like depthwise ones: pass `kernel[0, 0]`.
 
     Returns
     -------
     ndarray, shape (c * m, 1, kh, kw)
-        C-contiguous copy in the kernel's dtype.
+        C-contiguous copy in the kernel's dtype; (c * m, 1, k) of sequences,
+        (f, c, 1, 1) of 1x1 convolutions.
 
     Raises
     ------
@@ -92,13 +100,15 @@ def kernel_to_torch(kernel: Any) -> Array:
     (32, 1, 3, 5)
     """
     array = _numbers(kernel, "kernel")
-    if array.ndim != 4 or 0 in array.shape:
+    if array.ndim not in (2, 3, 4) or 0 in array.shape:
         raise ValueError(
-            f"kernel must have shape (kh, kw, C, M) with every size >= 1, got "
-            f"{array.shape}"
+            "kernel must have shape (kh, kw, C, M), (k, C, M) or (C, F) with every "
+            f"size >= 1, got {array.shape}"
         )
-    kh, kw, c, m = array.shape
-    weight = array.transpose(2, 3, 0, 1).reshape(c * m, 1, kh, kw)
+    if array.ndim == 2:
+        return np.array(array.T[:, :, None, None], order="C")
+    *taps, c, m = array.shape
+    weight = np.moveaxis(array, (-2, -1), (0, 1)).reshape(c * m, 1, *taps)
     return np.array(weight, order="C")
 
 

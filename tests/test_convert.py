@@ -23,6 +23,27 @@ def test_every_tap_lands_where_it_should(m):
     np.testing.assert_array_equal(kernel_to_torch(kernel), weight)
 
 
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_sequences(m):
+    weight = weight_of(6)[:, :, 0]
+    kernel = kernel_from_torch(weight, m)
+    assert kernel.shape == (3, 6 // m, m)
+    for i, c, q in np.ndindex(kernel.shape):
+        assert kernel[i, c, q] == weight[c * m + q, 0, i]
+    np.testing.assert_array_equal(kernel_to_torch(kernel), weight)
+
+
+def test_pointwise():
+    weight = np.arange(15, dtype=np.float32).reshape(5, 3, 1, 1)
+    kernel = kernel_from_torch(weight)
+    assert kernel.shape == (3, 5)
+    for c, f in np.ndindex(kernel.shape):
+        assert kernel[c, f] == weight[f, c, 0, 0]
+    np.testing.assert_array_equal(kernel_to_torch(kernel), weight)
+    # One input channel: a depthwise weight, too, and taken for one.
+    assert kernel_from_torch(weight[:, :1]).shape == (1, 1, 5, 1)
+
+
 def test_results_are_copies():
     weight = weight_of(1, 1, 1)
     kernel = kernel_from_torch(weight)
@@ -50,11 +71,14 @@ def test_wrong_types(call, message):
     ("call", "message"),
     [
         (lambda: kernel_from_torch(np.ones((4, 2, 3, 3))), r"got \(4, 2, 3, 3\)"),
-        (lambda: kernel_from_torch(np.ones((4, 1, 3))), r"\(C\*M, 1, kh, kw\)"),
+        (lambda: kernel_from_torch(np.ones((4, 2, 3))), r"\(C\*M, 1, k\)"),
+        (lambda: kernel_from_torch(np.ones((4, 1))), r"\(C\*M, 1, kh, kw\)"),
+        (lambda: kernel_from_torch(np.ones((4, 6, 1, 1)), 2), r"got \(4, 6, 1, 1\)"),
+        (lambda: kernel_from_torch(np.ones((0, 6, 1, 1))), "every size >= 1"),
         (lambda: kernel_from_torch(np.ones((4, 1, 0, 3))), "every size >= 1"),
         (lambda: kernel_from_torch(weight_of(4), 3), "not divide by depth_multiplier"),
         (lambda: kernel_from_torch(weight_of(4), 0), "depth_multiplier must be"),
-        (lambda: kernel_to_torch(np.ones((3, 3, 4))), r"\(kh, kw, C, M\)"),
+        (lambda: kernel_to_torch(np.ones(4)), r"\(kh, kw, C, M\)"),
         (lambda: kernel_to_torch(np.ones((3, 3, 0, 1))), "every size >= 1"),
     ],
 )
@@ -72,3 +96,17 @@ def test_torch_convolves_the_same(m):
     kernel = kernel_from_torch(conv.weight, m)
     y = ndw.depthwise_conv2d(x, kernel, conv.bias.detach().numpy())
     np.testing.assert_allclose(y, expected.transpose(0, 2, 3, 1), rtol=0, atol=1e-5)
+
+
+def test_torch_convolves_sequences_and_pixels_the_same():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    x = np.random.default_rng(0).standard_normal((2, 7, 3), dtype=np.float32)
+    given = torch.from_numpy(x.transpose(0, 2, 1).copy())
+    conv = torch.nn.Conv1d(3, 6, 4, groups=3, bias=False)
+    y = ndw.depthwise_conv1d(x, kernel_from_torch(conv.weight, 2))
+    expected = conv(given).detach().numpy().transpose(0, 2, 1)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
+    conv = torch.nn.Conv2d(3, 5, 1, bias=False)
+    y = ndw.pointwise_conv2d(x[:, None], kernel_from_torch(conv.weight))
+    expected = conv(given[:, :, None]).detach().numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
