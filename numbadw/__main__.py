@@ -68,6 +68,9 @@ def warmup(argv: Sequence[str]) -> int:
     add("--data-format", default="channels_last", help="default channels_last")
     add("--activation", type=_activation, help="a name, or name=parameter")
     add("--gradients", action="store_true", help="what the gradients need, too")
+    add(
+        "--pointwise", action="store_true", help="what 1x1 and separable ones need, too"
+    )
     add("--backend", default="auto", help="default auto")
     options = vars(parser.parse_args(argv))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ from numba import config as numba_config
 import numbadw
 from numbadw import activations, checks, jit, threads
 from numbadw.cuda import device
-from numbadw.dispatch import bind_forward, bind_gradients, require_cuda
+from numbadw.dispatch import bind_forward, bind_gradients, require_cuda, without_cuda
 from numbadw.geometry import Geometry, make_geometry
 from numbadw.memory import dense_strides
 
@@ -99,6 +100,7 @@ def warmup(
     data_format: str = "channels_last",
     activation: Any = None,
     gradients: bool = False,
+    pointwise: bool = False,
     backend: str = "auto",
 ) -> None:
     """Compile into the on-disk cache what such layers need.
@@ -106,18 +108,24 @@ def warmup(
     Parameters
     ----------
     kernel_size, strides, dilation_rate, data_format, activation, backend
-        As in `depthwise_conv2d`; `kernel_size` is an int or (rows, columns).
+        As in `depthwise_conv2d`; `kernel_size` is an int or (rows, columns). Sequences
+        are images of one row: (1, k), with `strides=(1, s)` and `dilation_rate=(1, d)`.
     depth_multiplier : int, default 1
         Filters a channel.
     dtype : dtype, default "float32"
         float32 or float64.
     gradients : bool, default False
         Also what `layer.vjp` and the three functions of the gradients need.
+    pointwise : bool, default False
+        Also what `pointwise_conv2d` with this activation needs, and separable
+        convolutions that end in it, with or without it in between.
 
     Raises
     ------
     TypeError, ValueError
         As `depthwise_conv2d` raises them.
+    BackendUnavailableError
+        For `backend="cuda"` where it cannot run, or with `pointwise`.
 
     Notes
     -----
@@ -141,32 +149,54 @@ def warmup(
         msg = f"dtype must be float32 or float64, got {kind}"
         raise TypeError(msg)
     target = checks.backend(backend)
+    if pointwise:
+        without_cuda(target, "pointwise convolution")
     if target == "cuda":
         require_cuda()
         from numbadw.cuda.backend import warm
     if target == "reference" or numba_config.DISABLE_JIT:
         return
-    if target != "cuda":
-        _compile_drivers(gradients)
+    kinds = {name: parameter}
+    if pointwise:
+        kinds.setdefault("linear", 0.0)
     # Gray, RGB and many channels, small and large: one of each feed.
-    for c in (1, 3, 4 * jit.target().vector_bytes // kind.itemsize):
-        for side in (8, 256):
-            h, w = side * pair[0], side * pair[1]
-            shape = (1, c, h, w) if first else (1, h, w, c)
-            taps = (kh, kw, c, m)
-            geometry = make_geometry(shape, taps, pair, "same", dilation, first)
-            if target == "cuda":
-                warm(geometry, kind, (name, parameter), gradients)
-            else:
-                _compile_kernels(geometry, kind, (name, parameter), gradients)
+    geometries = [
+        _geometry((kh, kw, c, m), pair, dilation, side, first)
+        for c in (1, 3, 4 * jit.target().vector_bytes // kind.itemsize)
+        for side in (8, 256)
+    ]
+    if target == "cuda":
+        for geometry in geometries:
+            warm(geometry, kind, (name, parameter), gradients)
+        return
+    _compile_drivers(gradients or pointwise)
+    for geometry, depthwise in itertools.product(geometries, kinds.items()):
+        _compile_kernels(geometry, kind, depthwise, gradients)
+    if pointwise:
+        from numbadw.cpu.pointwise_run import compile_all
+
+        compile_all(kind, name, gradients)
 
 
-def _compile_drivers(gradients: bool) -> None:
+def _geometry(
+    kernel_shape: tuple[int, int, int, int],
+    strides: tuple[int, int],
+    dilation: tuple[int, int],
+    side: int,
+    channels_first: bool,
+) -> Geometry:
+    """Give an image of `side * strides` pixels, padding "same"."""
+    c, (h, w) = kernel_shape[2], (side * step for step in strides)
+    shape = (1, c, h, w) if channels_first else (1, h, w, c)
+    return make_geometry(shape, kernel_shape, strides, "same", dilation, channels_first)
+
+
+def _compile_drivers(jobs_too: bool) -> None:
     """Compile what calls the kernels, whatever they are."""
     from numbadw.cpu import jobs, launch
 
     parallel = threads.state.allowed > 1
-    for module in (launch, jobs) if gradients else (launch,):
+    for module in (launch, jobs) if jobs_too else (launch,):
         module.serial_driver()
         if parallel:
             module.parallel_driver()

@@ -84,7 +84,7 @@ def test_warmup_mirrors_the_function(monkeypatch):
         "3",
         "3x5 --strides 2x1 --dilation-rate 2",
         "7 --activation elu=0.1 --depth-multiplier 4 --data-format channels_first",
-        "1 --dtype float64 --gradients",
+        "1 --dtype float64 --gradients --pointwise",
     ):
         assert commands.main(["warmup", *line.split()]) == 0
     plain = {
@@ -95,6 +95,7 @@ def test_warmup_mirrors_the_function(monkeypatch):
         "data_format": "channels_last",
         "activation": None,
         "gradients": False,
+        "pointwise": False,
         "backend": "auto",
     }
     assert list(function.parameters) == ["kernel_size", *plain]
@@ -105,7 +106,7 @@ def test_warmup_mirrors_the_function(monkeypatch):
     multiplied = {"depth_multiplier": 4, "data_format": "channels_first"}
     assert seen[2:] == [
         (7, plain | multiplied | {"activation": ("elu", 0.1)}),
-        (1, plain | {"dtype": "float64", "gradients": True}),
+        (1, plain | {"dtype": "float64", "gradients": True, "pointwise": True}),
     ]
 
 

@@ -1,14 +1,16 @@
 """Warming up: no call after it compiles anything, whatever the sizes."""
 
+import itertools
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from cases import Case, environment, lanes
 from gradient_cases import draw
 
 import numbadw as ndw
-from numbadw import checks, dispatch, functional, gradients, jit
+from numbadw import checks, dispatch, functional, gradients, jit, pointwise, separable
 from numbadw.cpu import jobs, kernels, launch
 
 # Arguments of a layer that `warmup` takes, beside its kernel's size.
@@ -30,11 +32,15 @@ PADDINGS = ("same", 3, ((0, 5), (7, 1)))
 
 def forget():
     """Start as a new process does, but for the threads, which stay."""
-    for known in (functional._calls, gradients._calls):
+    for module in (functional, gradients, pointwise, separable):
+        known = module._calls
         known.clear()
     for function in (
         dispatch.bind_forward,
         dispatch.bind_gradients,
+        dispatch.bind_pointwise,
+        dispatch.bind_pointwise_gradients,
+        dispatch.bind_separable,
         kernels.kernel_address,
         launch.serial_driver,
         launch.parallel_driver,
@@ -63,12 +69,24 @@ def cases(size, options):
                 yield case
 
 
-@pytest.mark.parametrize(("size", "options"), LAYERS, ids=str)
-def test_nothing_is_compiled_after_it(size, options, rng, monkeypatch):
+@pytest.fixture
+def warm(monkeypatch):
+    """Give what warms up as in a new process, and lets nothing compile after it."""
+
+    def warm(size, **options):
+        forget()
+        ndw.warmup(size, **options)
+        for name in ("compile_kernel", "compile_driver", "compile_c_function"):
+            monkeypatch.setattr(jit, name, None)
+
+    yield warm
+    monkeypatch.undo()
     forget()
-    ndw.warmup(size, gradients=True, **options)
-    for name in ("compile_kernel", "compile_driver", "compile_c_function"):
-        monkeypatch.setattr(jit, name, None)
+
+
+@pytest.mark.parametrize(("size", "options"), LAYERS, ids=str)
+def test_nothing_is_compiled_after_it(size, options, rng, warm):
+    warm(size, gradients=True, **options)
     activation = options.get("activation")
     for case in cases(size, options):
         x, w, b, g = draw(case, rng)
@@ -78,6 +96,53 @@ def test_nothing_is_compiled_after_it(size, options, rng, monkeypatch):
         )
         ndw.depthwise_conv2d_input_grad(g, w, x.shape, **case.options)
         ndw.depthwise_conv2d_kernel_grad(x, g, w.shape, **case.options)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["nlc", "ncl"])
+@pytest.mark.parametrize(
+    ("k", "stride", "activation"), [(4, 1, "silu"), (9, 2, None), (40, 1, None)]
+)
+def test_sequences_are_images_of_one_row(k, stride, activation, first, rng, warm):
+    layout = {"data_format": "channels_first" if first else "channels_last"}
+    options = {**layout, "activation": activation}
+    warm((1, k), strides=(1, stride), gradients=True, **options)
+    for c, length in itertools.product((1, 3, lanes(), 5 * lanes() + 3), (50, 3000)):
+        shape = (2, c, length) if first else (2, length, c)
+        x = rng.standard_normal(shape, np.float32)
+        kernel = rng.standard_normal((k, c, 1), np.float32)
+        for padding in ("causal", "same", 3):
+            given = {"padding": padding, "strides": stride, **options}
+            y = ndw.depthwise_conv1d(x, kernel, **given)
+            ndw.depthwise_conv1d_grad(x, kernel, y, **given)
+        if stride == 1 and not first:
+            state = np.zeros((2, k - 1, c), np.float32)
+            ndw.depthwise_conv1d_update(state, x[:, 0], kernel, activation=activation)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pointwise_and_separable_ones(dtype, first, rng, warm, monkeypatch):
+    monkeypatch.setattr("numbadw.cpu.separable.LEAST_BYTES", 0)
+    options = {
+        "activation": "relu6",
+        "data_format": "channels_first" if first else "channels_last",
+    }
+    warm(3, dtype=dtype, pointwise=True, gradients=True, **options)
+    width = lanes(dtype)
+    sizes = (1, width, 2 * width + 1, 3 * width, 9 * width)
+    for (c, f), (h, w) in itertools.product(
+        itertools.product(sizes, sizes), ((5, 6), (1, 40), (70, 61))
+    ):
+        shape = (1, c, h, w) if first else (1, h, w, c)
+        x, depthwise, matrix = (
+            rng.standard_normal(size).astype(dtype)
+            for size in (shape, (3, 3, c, 1), (c, f))
+        )
+        y = ndw.pointwise_conv2d(x, matrix, **options)
+        ndw.pointwise_conv2d_grad(x, matrix, y, **options)
+        for between in (None, "relu6"):
+            given = {"depthwise_activation": between, "padding": "same", **options}
+            ndw.separable_conv2d(x, depthwise, matrix, **given)
 
 
 CHILD = """

@@ -127,20 +127,24 @@ def product_of_gradients(
     )
 
 
+def heights() -> dict[int, int]:
+    """Return the rows of a tile by its width in vectors."""
+    return HEIGHTS[32 if jit.target().registers >= 32 else 16]
+
+
 def choose_tiles(columns: int, dtype: str, activation: str) -> tuple[Tile, Tile]:
     """Return the tiles of many rows and of one.
 
     All have as many vectors, so many that least of them lie beyond the columns.
     """
-    target = jit.target()
-    heights = HEIGHTS[32 if target.registers >= 32 else 16]
-    lanes = target.vector_bytes // (4 if dtype == "f32" else 8)
+    lanes = jit.target().vector_bytes // (4 if dtype == "f32" else 8)
     vectors = -(-columns // lanes)
-    wide = [width for width in heights if width > 1 or vectors == 1]
+    table = heights()
+    wide = [width for width in table if width > 1 or vectors == 1]
     width = min(wide, key=lambda width: -(-vectors // width) * width)
     shape = 0, 0, 0, width, 1, False, True, activation
     tall, single = (
-        Tile("multiply", dtype, lanes, height, *shape) for height in (heights[width], 1)
+        Tile("multiply", dtype, lanes, height, *shape) for height in (table[width], 1)
     )
     return tall, single
 

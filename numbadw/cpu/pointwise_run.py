@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from numbadw import jit
 from numbadw.cpu import launch
 from numbadw.cpu.jobs import (
     B_GRAD,
@@ -34,13 +35,15 @@ from numbadw.cpu.jobs import (
     make_job,
 )
 from numbadw.cpu.kernels import kernel_address
-from numbadw.cpu.label import PRIME
+from numbadw.cpu.label import PRIME, Tile
 from numbadw.cpu.plan import Plan, Steps
 from numbadw.cpu.plan_pointwise import (
     Grid,
     Product,
     checked_fields,
+    choose_tiles,
     columns_are_neighbours,
+    heights,
     panel_columns,
     plan_product,
     product_of_gradients,
@@ -82,6 +85,20 @@ def bind_pointwise(
     plan = plan_product(product, dtype, activation, parameter, checks, sizes)
     touched = (math.prod(g.input_shape) + math.prod(g.output_shape)) * size
     return launch.bind(kernel_address(plan.feed, plan.tiles), plan, g.flops, touched)
+
+
+def compile_all(dtype: np.dtype[Any], activation: str, gradients: bool) -> None:
+    """Compile what 1x1 and separable convolutions of any shape with it need."""
+    names = ["linear", activation] if gradients else [activation]
+    if gradients and activation != "linear":
+        names.append(activation + PRIME)
+    short = "f32" if dtype.itemsize == 4 else "f64"
+    lanes = jit.target().vector_bytes // dtype.itemsize
+    for name in dict.fromkeys(names):
+        for vectors in heights():
+            tiles = choose_tiles(vectors * lanes, short, name)
+            kernel_address("product", tiles)
+    kernel_address("separable", (Tile.vectors(short, lanes),))
 
 
 class PointwiseBackward:
