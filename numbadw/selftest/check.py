@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 import numbadw
 from numbadw import tolerance
+from numbadw.selftest import families
 from numbadw.selftest.draws import Call, Kind, draw_call
 
 Array = npt.NDArray[Any]
@@ -30,16 +32,33 @@ def fault_of(
 ) -> str:
     """Make one call of a kind and tell what is wrong; nothing where all is right."""
     call = draw_call(kind, seed, number, draw)
+    return _guarded(lambda: _fault(call, backend), describe(call))
+
+
+def fault_of_family(family: str, seed: int, number: int) -> str:
+    """Make one call of a family of other convolutions, as `fault_of`."""
+    drawn = families.draw(family, seed, number)
+
+    def fault() -> str:
+        count = 1 + number % 8
+        again = f"on one thread than on {count}"
+        return _compare(drawn.names, drawn.compute, drawn.answers, count, again)[0]
+
+    return _guarded(fault, drawn.text)
+
+
+def _guarded(compare: Callable[[], str], text: str) -> str:
+    """Tell what is wrong, with the call's text; a warning or an error is, too."""
     before = numbadw.get_num_threads()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            fault = _fault(call, backend)
+            fault = compare()
     except Exception as error:
         fault = f"{type(error).__name__}: {error}"
     finally:
         numbadw.set_num_threads(before)
-    return f"{fault} ({describe(call)})" if fault else ""
+    return f"{fault} ({text})" if fault else ""
 
 
 def describe(call: Call) -> str:
@@ -58,28 +77,22 @@ def describe(call: Call) -> str:
 
 
 def _fault(call: Call, backend: str) -> str:
+    make, again = _results, f"on one thread than on {call.threads}"
     if backend == "cuda":
-        from numbadw.selftest.on_device import results as make
+        from numbadw.selftest import on_device
 
-        again = "in a second run"
-    else:
-        make, again = _results, f"on one thread than on {call.threads}"
-    numbadw.set_num_threads(call.threads)
-    results = make(call, call.out)
-    for name, result, answer in zip(
-        NAMES[call.function], results, _answers(call), strict=True
-    ):
-        if result.dtype != call.inputs.dtype.newbyteorder("="):
-            return f"{name} is of dtype {result.dtype}"
-        fault = answer.fault(result)
-        if fault:
-            return f"{name}: {fault}"
-    numbadw.set_num_threads(1)
-    for name, result, second in zip(
-        NAMES[call.function], results, make(call, None), strict=True
-    ):
-        if not _same_bits(result, second):
-            return f"{name} has other bits {again}"
+        make, again = on_device.results, "in a second run"
+    outs = iter((call.out, None))
+    fault, results = _compare(
+        NAMES[call.function],
+        lambda: make(call, next(outs)),
+        _answers(call),
+        call.threads,
+        again,
+        call.inputs.dtype.newbyteorder("="),
+    )
+    if fault:
+        return fault
     if call.out is not None and call.base is not None:
         if results[0] is not call.out:
             return "out was not returned"
@@ -87,6 +100,35 @@ def _fault(call: Call, backend: str) -> str:
         if not np.isnan(call.base).all():
             return "memory around out was written"
     return ""
+
+
+def _compare(
+    names: Sequence[str],
+    compute: Callable[[], tuple[Array, ...]],
+    answers: Sequence[tolerance.Answer],
+    count: int,
+    again: str,
+    dtype: np.dtype[Any] | None = None,
+) -> tuple[str, tuple[Array, ...]]:
+    """Compare what is computed with the answers and with what one thread gives.
+
+    `count` is the number of threads, `again` says when other bits came; the dtype is
+    the first result's where not given.
+    """
+    numbadw.set_num_threads(count)
+    results = compute()
+    dtype = dtype or results[0].dtype
+    for name, result, answer in zip(names, results, answers, strict=True):
+        if result.dtype != dtype:
+            return f"{name} is of dtype {result.dtype}", results
+        fault = answer.fault(result)
+        if fault:
+            return f"{name}: {fault}", results
+    numbadw.set_num_threads(1)
+    for name, result, second in zip(names, results, compute(), strict=True):
+        if not _same_bits(result, second):
+            return f"{name} has other bits {again}", results
+    return "", results
 
 
 def _same_bits(one: Array, other: Array) -> bool:

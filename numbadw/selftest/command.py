@@ -12,10 +12,11 @@ from typing import Any
 from numbadw import threads
 from numbadw.console import progress, say
 from numbadw.dispatch import BackendUnavailableError, require_cuda
-from numbadw.selftest import long
+from numbadw.selftest import families, long
 from numbadw.selftest.batch import compiled
-from numbadw.selftest.check import describe, fault_of
+from numbadw.selftest.check import describe, fault_of, fault_of_family
 from numbadw.selftest.draws import COMMON, draw_call, kind_number
+from numbadw.selftest.families import FAMILIES
 
 # The quick test: so many calls of each common kind, or as many as the seconds allow.
 QUICK_CALLS, QUICK_SECONDS = 100, 20.0
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--case",
         type=_case,
         metavar="K[:D]",
-        help="call D of kind K alone, or all of K",
+        help=f"call D of kind K alone, or all of K; also {', '.join(FAMILIES)}",
     )
     add("--long", action="store_true", help="100,200 calls over 334 kinds of kernels")
     add("--state", type=Path, metavar="PATH", help="where --long keeps what is done")
@@ -73,7 +74,8 @@ def _quick(seed: int, backend: str) -> int:
     start = last = time.monotonic()
     made = 0
     wrong: list[tuple[str, str]] = []
-    for draw, number in itertools.product(range(QUICK_CALLS), range(len(COMMON))):
+    kinds = [*range(len(COMMON)), *(FAMILIES if backend == "cpu" else ())]
+    for draw, number in itertools.product(range(QUICK_CALLS), kinds):
         now = time.monotonic()
         if now - start > QUICK_SECONDS:
             progress("time is up; the next run makes more calls: compiled code is kept")
@@ -81,26 +83,36 @@ def _quick(seed: int, backend: str) -> int:
         if now - last > 1:
             progress(f"{made} calls, {len(wrong)} wrong, {now - start:.0f} s")
             last = now
-        fault = fault_of(COMMON[number], seed, number, draw, backend)
+        fault = _fault(number, seed, draw, backend)
         made += 1
         if fault:
             wrong.append((f"{number}:{draw}", fault))
-    counts = made, min(made, len(COMMON)), len(compiled(backend))
+    counts = made, min(made, len(kinds)), len(compiled(backend))
     return _verdict((seed, backend), counts, time.monotonic() - start, wrong)
+
+
+def _fault(number: int | str, seed: int, draw: int, backend: str) -> str:
+    """Make one call of a kind or of a family and tell what is wrong."""
+    if isinstance(number, str):
+        return fault_of_family(number, seed, draw)
+    return fault_of(kind_number(seed, number), seed, number, draw, backend)
 
 
 def _one(options: Any) -> int:
     """Make the calls that a fault names again."""
     (number, draw), seed, backend = options.case, options.seed or 0, options.backend
     start = time.monotonic()
-    kind = kind_number(seed, number)
-    say(f"kind {number}: {kind.label}")
     draws = range(options.calls) if draw is None else range(draw, draw + 1)
-    if draw is not None:
-        say(describe(draw_call(kind, seed, number, draw)))
+    if not isinstance(number, str):
+        kind = kind_number(seed, number)
+        say(f"kind {number}: {kind.label}")
+        if draw is not None:
+            say(describe(draw_call(kind, seed, number, draw)))
+    elif draw is not None:
+        say(families.draw(number, seed, draw).text)
     wrong = []
     for each in draws:
-        fault = fault_of(kind, seed, number, each, backend)
+        fault = _fault(number, seed, each, backend)
         if fault:
             wrong.append((f"{number}:{each}", fault))
     counts = len(draws), 1, len(compiled(backend))
@@ -153,12 +165,13 @@ def _verdict(
     return 1 if wrong else 0
 
 
-def _case(text: str) -> tuple[int, int | None]:
-    """Read "17" or "17:203"."""
+def _case(text: str) -> tuple[int | str, int | None]:
+    """Read "17", "17:203" or "pixels:3"."""
     try:
-        number, _, draw = text.partition(":")
-        case = int(number), int(draw) if draw else None
-        if min(case[0], case[1] or 0) < 0:
+        name, _, draw = text.partition(":")
+        number = name if name in FAMILIES else int(name)
+        case = number, int(draw) if draw else None
+        if min(0 if isinstance(number, str) else number, case[1] or 0) < 0:
             raise ValueError
     except ValueError:
         message = f"expected a case as in 17 or 17:203, got {text!r}"
