@@ -5,6 +5,7 @@
 
 import json
 import re
+import types
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -99,6 +100,15 @@ def test_a_queue_that_is_full_is_timed_once(monkeypatch):
     made = clock.DeviceClock(0)
     monkeypatch.setattr(made, "_by_events", lambda call, repeat: (0.5, True))
     assert made(lambda: None, 3) == 0.5
+
+
+def test_what_events_do_not_tell_apart_still_takes_time(monkeypatch):
+    made, bindings = clock.DeviceClock(0), clock.device.driver()
+    done = bindings.CUresult.CUDA_SUCCESS
+    blind = types.SimpleNamespace(**vars(bindings))
+    blind.cuEventElapsedTime = lambda first, last: (done, 0.0)
+    monkeypatch.setattr(clock.device, "driver", lambda: blind)
+    assert made(lambda: None, 1) == clock.RESOLUTION
 
 
 def test_ceilings_of_the_device(monkeypatch):
