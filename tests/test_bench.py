@@ -1,5 +1,6 @@
 """The benchmark's own parts: workloads, peers, oracle, timing, ceilings."""
 
+import itertools
 import time
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import numbadw
 from numbadw import jit
-from numbadw.bench import ceilings, peers, tasks
+from numbadw.bench import ceilings, measure, peers, sittings, tasks
 from numbadw.bench.ceilings import Ceilings
 from numbadw.bench.contest import Contest
 from numbadw.bench.measure import core_seconds, interleaved, machine
@@ -282,6 +283,50 @@ def test_contest_leaves_out_peers_that_fail_or_are_wrong(monkeypatch):
     assert "jax is wrong on small-14x12x20" in notes[0]
     assert notes[1].endswith("-s2: RuntimeError: out of luck")
     assert notes[2].startswith("opencv: filter2D takes one image")
+
+
+def test_sittings_are_in_new_memory_and_the_two_best_count():
+    made, given = [], iter((5.0, 1.0, 3.0))
+
+    def timer(calls, *, rounds, budget, yardstick):
+        made.append((list(calls), rounds, yardstick))
+        ours = next(given)
+        return {name: ours * (10 if name == "slow" else 1) for name in calls}
+
+    class Noted(Contest):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            addresses.append(self._data[0].ctypes.data)
+
+        def calls(self, peers, threads):
+            ours = dict.fromkeys(PASSES[FORWARD].ours, int)
+            return ours | dict.fromkeys(peers, int), ["a note"]
+
+    addresses = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sittings, "Contest", Noted)
+        row = sittings.Sittings(PASSES[FORWARD], STRIDED, timer, 1, 7)
+        seconds, notes = row.measure(["fast", "slow"], 1.0, 3)
+    ours = list(PASSES[FORWARD].ours)
+    names = [[*ours, "fast", "slow"], [*ours, "fast"], [*ours, "fast"]]
+    assert made == [(each, 7, ours[0]) for each in names]
+    assert seconds == {**dict.fromkeys([*ours, "fast"], 2.0), "slow": 50.0}
+    assert notes == ("a note",)
+    assert len(set(addresses)) == 3
+
+
+def test_turns_without_a_core_are_taken_again(monkeypatch):
+    # Of every second that passes the thread waits for half, or for none.
+    for share, tries in ((0.5, measure.TRIES), (0.0, 1)):
+        seconds = itertools.count()
+        monkeypatch.setattr(
+            measure,
+            "core_seconds",
+            lambda seconds=seconds, share=share: (at := next(seconds), share * at),
+        )
+        turns = []
+        assert measure._undisturbed(lambda turns=turns: turns.append(1) or 2.0, 0) == 2
+        assert len(turns) == tries
 
 
 def test_ceilings_allow_the_longer_of_two_times():

@@ -67,7 +67,7 @@ class Target:
     least : float
         Seconds that a row gets even where the run is late.
     sittings : int
-        How often a row is measured, in other memory each time; the median counts.
+        How often a row is measured, in other memory each time (sittings.py).
     patient : bool
         Whether rows beyond the time keep their peers.
     cold : bool
