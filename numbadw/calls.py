@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy import ndarray
 
 Call = TypeVar("Call")
 MOST = 4096
@@ -51,27 +52,27 @@ class Calls(Generic[Call]):
         options that cannot be hashed are never found: the checks name them.
         """
         # In a loop over any number of arrays this takes 0.1 us more.
-        if type(a) is not np.ndarray or type(b) is not np.ndarray:
+        if type(a) is not ndarray or type(b) is not ndarray:
             return None
         if c is not None:
-            if type(c) is not np.ndarray:
+            if type(c) is not ndarray:
                 return None
             c = c.shape, c.strides, c.dtype
         if d is not None:
-            if type(d) is not np.ndarray:
+            if type(d) is not ndarray:
                 return None
             d = d.shape, d.strides, d.dtype
         kinds = a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype
         key = options, kinds, c, d
         try:
-            call = self._known.get(key)
+            if put is None:
+                return self._known.get(key)
         except TypeError:
             return None
-        if put is not None:
-            if len(self._known) >= MOST:
-                self._known.clear()
-            self._known[key] = put
-        return call
+        if len(self._known) >= MOST:
+            self._known.clear()
+        self._known[key] = put
+        return put
 
     def keep(
         self,
@@ -103,14 +104,14 @@ def exact(option: Any) -> bool:
 
 def aligned(a: Any, b: Any) -> bool:
     """Tell whether two plain NumPy arrays are on their dtype's boundary, or None."""
-    return (a is None or (type(a) is np.ndarray and a.flags.aligned)) and (
-        b is None or (type(b) is np.ndarray and b.flags.aligned)
+    return (a is None or (type(a) is ndarray and a.flags.aligned)) and (
+        b is None or (type(b) is ndarray and b.flags.aligned)
     )
 
 
 def kind(array: Any) -> Any:
     """Give what a call depends on of one array more than `find` takes."""
-    if type(array) is not np.ndarray:
+    if type(array) is not ndarray:
         return type(array)
     return array.shape, array.strides, array.dtype
 
@@ -119,7 +120,7 @@ def as_given(given: Any, checked: Any) -> bool:
     """Tell whether a checked array, maybe reshaped, is the given one and no copy."""
     if given is checked:
         return True
-    if not isinstance(given, np.ndarray) or checked is None:
+    if not isinstance(given, ndarray) or checked is None:
         return False
     same = checked.dtype == given.dtype and np.may_share_memory(checked, given)
     return bool(same and checked.strides == given.strides[-checked.ndim :])

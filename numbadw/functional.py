@@ -171,7 +171,14 @@ def convolve(
     stream: Any = None,
 ) -> Array:
     """Check the arguments as the user gave them, or know them again, and run."""
-    known = canonical(rank, options)
+    strides, padding, dilation_rate, _, activation, _ = options
+    # The usual options are told here: a call of `canonical` takes 0.1 us more.
+    usual = (
+        type(strides) is type(dilation_rate) is int
+        and type(padding) in _SIMPLE
+        and (activation is None or type(activation) is str)
+    )
+    known = options if usual else canonical(rank, options)
     call = _calls.find(known, inputs, kernel, bias, out)
     if call is not None:
         run, shape, dtype = call
@@ -197,12 +204,6 @@ def convolve(
 def canonical(rank: Rank, options: Options) -> Options:
     """Give options as `Calls` take them: equal only where they mean the same."""
     strides, padding, dilation_rate, data_format, activation, backend = options
-    if (
-        type(strides) is type(dilation_rate) is int
-        and type(padding) in _SIMPLE
-        and (activation is None or type(activation) is str)
-    ):
-        return options
     return (
         strides if exact(strides) else rank.steps(strides, "strides"),
         padding if exact(padding) else rank.padding(padding),
