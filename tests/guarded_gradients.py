@@ -51,12 +51,13 @@ def compute(case, arrays, end, activation=None, make=VIEWS["dense"]):
         def guard(array):
             return stack.enter_context(fenced(make(array), end))
 
-        def allocate(shape, dtype, *, small=0, offset=0):
+        def allocate(shape, dtype, **place):
             """Give memory as `aligned_empty` does: the end is at most a line off."""
             dtype = np.dtype(dtype)
             count = math.prod(shape)
             room = -(-count * dtype.itemsize // LINE) * LINE // dtype.itemsize
-            array = np.full(room, np.nan, dtype)
+            # Bytes of 255 are NaN as numbers of either size.
+            array = np.full(room, np.nan if dtype.kind == "f" else 255, dtype)
             memory = stack.enter_context(guarded(array, end))
             return memory[:count].reshape(shape)
 

@@ -35,7 +35,7 @@ def test_the_host_path_over_a_stub_driver(part, tmp_path):
     paths = [str(tmp_path), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     checks = str(HERE / f"cuda_{part}_checks.py")
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", checks],
+        [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", checks],
         env=environment(LD_LIBRARY_PATH=os.pathsep.join(paths)),
         capture_output=True,
         text=True,
