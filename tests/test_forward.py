@@ -7,8 +7,8 @@ from cases import Case, assert_close, check, grid, lanes
 import numbadw as ndw
 from numbadw import dispatch, functional
 from numbadw.activations import ACTIVATIONS, ALIASES
-from numbadw.cpu import request
-from numbadw.cpu.caches import LINE, Caches
+from numbadw.cpu import plan_forward, request
+from numbadw.cpu.caches import LINE, Caches, caches
 from numbadw.cpu.records import RECORDS, index
 from numbadw.memory import aligned_empty
 
@@ -50,6 +50,34 @@ def strip_kinds(plan):
     step = len(RECORDS["strip"])
     count = plan.integers[index("plan.strips")]
     return set(plan.integers[at : at + step * count : step].tolist())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [3, 5, 7])
+def test_pixels_that_share_sets_of_the_cache(side, stride, dtype, rng):
+    """Channels of a wider array, 4 KiB from pixel to pixel: lines taken whole."""
+    vector = lanes(dtype)
+    kernel, strides = (side, side), (stride, stride)
+    for c in (vector, 2 * vector, 2 * vector + 1, 7 * vector - 1):
+        case = Case(9, 23, c, 1, kernel, strides, dtype=dtype, n=2)
+        x, w, b = case.arrays(rng)
+        wide = 4096 // x.itemsize
+        inputs = np.full((*x.shape[:3], wide), np.nan, dtype)[..., :c]
+        inputs[...] = x
+        shape = case.geometry.output_shape
+        results = np.full((*shape[:3], wide), np.nan, dtype)
+        out = results[..., :c]
+        ndw.depthwise_conv2d(inputs, w, b, out=out, **case.options)
+        assert_close(out.copy(), x, w, b, **case.options)
+        assert np.isnan(results[..., c:]).all()
+        g, kind = case.geometry, np.dtype(dtype)
+        r = request.Request(g, kind, inputs.strides, out.strides, "linear", 0.0)
+        pairs = plan_forward.line_tiles(r, plan_forward.choose_tiles(r))
+        assert bool(pairs) == plan_forward.halves_lines(r)
+        assert (
+            all(n >= 4 for n in strip_kinds(plan_forward.plan_direct(r))) or not pairs
+        )
 
 
 SIDES = (1, 2, 3, 4, 5, 7, 9, 13, 14, 15, 31, 63)
@@ -301,3 +329,18 @@ def test_torch_agrees(strides, dilation, m, first, rng):
         expected = expected if first else expected.transpose(0, 2, 3, 1)
         result = ndw.depthwise_conv2d(x, w, b, **case.options)
         np.testing.assert_allclose(result, expected, rtol=0, atol=2e-5)
+
+
+def test_caches_as_the_system_tells_them(tmp_path):
+    known = {
+        "index0": ("1", "Data", "48K", "12", "64"),
+        "index1": ("1", "Instruction", "32K", "4", "128"),
+        "index2": ("3", "Unified", "32M", "16", "32768"),
+    }
+    names = "level", "type", "size", "ways_of_associativity", "number_of_sets"
+    for folder, values in known.items():
+        (tmp_path / folder).mkdir()
+        for name, value in zip(names, values, strict=True):
+            (tmp_path / folder / name).write_text(value + "\n")
+    assert caches(tmp_path) == Caches(32 * 1024 * 1024, 12, 64)
+    assert caches(tmp_path / "none") == Caches()

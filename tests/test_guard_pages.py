@@ -56,7 +56,7 @@ def count_cases(lines):
 
 @pytest.mark.parametrize(
     ("script", "least"),
-    [(FORWARD, 200), (GRADIENTS, 400), (RANDOM, 1999), (POINTWISE, 100)],
+    [(FORWARD, 200), (GRADIENTS, 350), (RANDOM, 1999), (POINTWISE, 90)],
 )
 def test_no_array_is_read_or_written_outside(script, least):
     assert count_cases(finish(start(script))) > least

@@ -84,7 +84,7 @@ class Backward:
         self.g = g = dataclasses.replace(geometry, channels_first=False)
         self.dtype, self.itemsize = dtype, dtype.itemsize
         self.activation, self.parameter = activation, parameter
-        self.tile = Tile.vectors(
+        self.tile = Tile.mover(
             "f32" if dtype.itemsize == 4 else "f64",
             jit.target().vector_bytes // dtype.itemsize,
         )

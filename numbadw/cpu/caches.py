@@ -1,4 +1,4 @@
-"""The size of the last-level cache, as Linux tells it, else that of a usual CPU."""
+"""The sizes of the data caches, as Linux tells them, else those of a usual CPU."""
 
 from __future__ import annotations
 
@@ -10,20 +10,35 @@ LINE = 64
 
 
 class Caches(NamedTuple):
-    """Bytes of the last level of data cache."""
+    """Bytes of the last level, and how the first one finds a line.
+
+    A line of the first level lies in one set of `ways` lines, and addresses `sets`
+    lines apart have the same set.
+    """
 
     last: int = 16 * 1024 * 1024
+    ways: int = 8
+    sets: int = 64
 
 
 @functools.cache
 def caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> Caches:
     """Return the caches of the first CPU."""
+    known = {}
     sizes = []
     try:
         for folder in root.glob("index*"):
-            text = (folder / "size").read_text().strip()
+
+            def read(name: str, folder: Path = folder) -> str:
+                return (folder / name).read_text().strip()
+
+            text = read("size")
             unit = {"K": 1024, "M": 1024**2}.get(text[-1:], 1)
             sizes.append(int(text.rstrip("KM")) * unit)
+            if read("level") == "1" and read("type") != "Instruction":
+                known["ways"] = int(read("ways_of_associativity"))
+                known["sets"] = int(read("number_of_sets"))
     except (OSError, ValueError):
         return Caches()
-    return Caches(max(sizes)) if sizes else Caches()
+    known = {name: value for name, value in known.items() if value > 0}
+    return Caches(max(sizes), **known) if sizes else Caches()

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from numbadw.cpu.label import Tile
-from numbadw.cpu.simd import Int, Simd
+from numbadw.cpu.simd import I64, Int, Simd
 
 Emit = Callable[[Simd, Tile, dict[str, Int]], None]
 
@@ -41,14 +42,13 @@ def make_intrinsic(names: Sequence[str], emit: Emit) -> Any:
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             tiles = [Tile.parse(label) for label in sig.args[2].literal_value.split()]
+            fields = {
+                name: Int(builder, builder.extract_value(args[0], i))
+                for i, name in enumerate(names)
+            }
 
             def one(tile: Tile) -> None:
-                simd = Simd(builder, tile.dtype, tile.lanes)
-                values = {
-                    name: simd.integer(builder.extract_value(args[0], i))
-                    for i, name in enumerate(names)
-                }
-                emit(simd, tile, values)
+                call_tile(builder, tile, fields, emit)
 
             _emit_switch(builder, args[1], tiles, one)
             return context.get_dummy_value()
@@ -56,6 +56,29 @@ def make_intrinsic(names: Sequence[str], emit: Emit) -> Any:
         return signature, codegen
 
     return intrinsic(prefer_literal=True)(run_tile)
+
+
+def call_tile(
+    builder: Any, tile: Tile, fields: dict[str, Int], emit: Emit, part: str = "tile"
+) -> None:
+    """Emit a call of one tile's function, and at its first call the function.
+
+    A function of its own has registers of its own: inlined into the driver's loops,
+    their integers and those of the other tiles push its own out of them.
+    """
+    name = f"{part}_{tile.label}"
+    function = builder.module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * len(fields))
+        function = ir.Function(builder.module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inner = ir.IRBuilder(function.append_basic_block("entry"))
+        simd = Simd(inner, tile.dtype, tile.lanes)
+        values = map(simd.integer, function.args)
+        emit(simd, tile, dict(zip(fields, values, strict=True)))
+        inner.ret_void()
+    builder.call(function, [field.value for field in fields.values()])
 
 
 def _emit_switch(

@@ -50,7 +50,7 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
     ) -> None:
         groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
         rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
-        lanes = get(plan, "plan.lanes")
+        lanes, whole = get(plan, "plan.lanes"), get(plan, "plan.whole")
         for item in range(first, last):
             rest = item // groups
             block = entry(plan, "plan.rows_at", "rows", (rest // strips) % rows)
@@ -85,6 +85,7 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
                 get(here, "strip.begin"),
                 get(here, "strip.columns"),
                 entry(plan, "plan.lanes_at", "lane", start),
+                entry(plan, "plan.lanes_at", "lane", min(max(start, whole), stop)),
                 entry(plan, "plan.lanes_at", "lane", stop),
                 get(block, "rows.kh"),
                 get(here, "strip.kw"),
@@ -117,6 +118,7 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
         o_block = x_block + x_bytes
         for item in range(first, last):
             lane = entry(plan, "plan.lanes_at", "lane", item % lanes)
+            after = entry(plan, "plan.lanes_at", "lane", item % lanes + 1)
             block = entry(plan, "plan.rows_at", "rows", (item // lanes) % rows)
             n = item // lanes // rows
             count = get(lane, "lane.count")
@@ -163,7 +165,8 @@ def make_packed(tiles: list[Tile]) -> Callable[..., None]:
                     0,
                     get(here, "strip.columns"),
                     lane,
-                    entry(plan, "plan.lanes_at", "lane", item % lanes + 1),
+                    after if count == width else lane,
+                    after,
                     get(block, "rows.kh"),
                     get(here, "strip.kw"),
                     stride,

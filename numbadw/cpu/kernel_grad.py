@@ -43,7 +43,7 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
         groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
         rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
         lanes, splits = get(plan, "plan.lanes"), get(plan, "plan.splits")
-        units = get(plan, "plan.units")
+        units, whole = get(plan, "plan.units"), get(plan, "plan.whole")
         for item in range(first, last):
             part = item // groups
             sums = o + part * get(plan, "plan.part")
@@ -81,6 +81,7 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
                     get(here, "strip.begin"),
                     get(here, "strip.columns"),
                     entry(plan, "plan.lanes_at", "lane", start),
+                    entry(plan, "plan.lanes_at", "lane", min(max(start, whole), stop)),
                     entry(plan, "plan.lanes_at", "lane", stop),
                     get(block, "rows.kh"),
                     get(here, "strip.kw"),

@@ -26,6 +26,7 @@ class Tile(NamedTuple):
     masked: bool  # masks cost nothing (AVX-512); else whole vectors go without
     activation: str
     fold: int = 1  # input lanes that sum into one output; 0: all of them
+    vectors: int = 1  # neighbouring vectors of a lane record, taken together
 
     @property
     def transposed(self) -> bool:
@@ -43,25 +44,25 @@ class Tile(NamedTuple):
         return self.activation.endswith(PRIME)
 
     @classmethod
-    def vectors(cls, dtype: str, lanes: int) -> Tile:
+    def mover(cls, dtype: str, lanes: int) -> Tile:
         """Return the tile of the kernels that only move or add vectors."""
         return cls("vectors", dtype, lanes, 0, 0, 0, 0, 1, 1, False, True, "linear")
 
     @property
     def label(self) -> str:
-        """Name the tile, as `block_f32x16_k3x3_s1x1_w7_m1_f1_guard_mask_relu`."""
+        """Name the tile, as `block_f32x16_k3x3_s1x1_w7_m1_f1_v1_guard_mask_relu`."""
         guard = "guard" if self.guarded else "inner"
         mask = "mask" if self.masked else "tail"
         return (
             f"{self.form}_{self.dtype}x{self.lanes}_k{self.kh}x{self.kw}"
             f"_s{self.sh}x{self.sw}_w{self.width}_m{self.multiplier}"
-            f"_f{self.fold}_{guard}_{mask}_{self.activation}"
+            f"_f{self.fold}_v{self.vectors}_{guard}_{mask}_{self.activation}"
         )
 
     @classmethod
     def parse(cls, label: str) -> Tile:
         """Return the tile that has this label."""
-        form, vector, k, s, w, m, f, guard, mask, activation = label.split("_", 9)
+        form, vector, k, s, w, m, f, v, guard, mask, activation = label.split("_", 10)
         dtype, lanes = vector.split("x")
         kh, kw = k[1:].split("x")
         sh, sw = s[1:].split("x")
@@ -79,4 +80,5 @@ class Tile(NamedTuple):
             mask == "mask",
             activation,
             int(f[1:]),
+            int(v[1:]),
         )

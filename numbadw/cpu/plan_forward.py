@@ -2,16 +2,19 @@
 
 few channels, lanes along the row           -> flat feed
 pixels are neighbours and rows are long     -> flat feed, one plane at a time
-channels are neighbours                     -> direct feed
+channels are neighbours                     -> direct feed, but for wide kernels
+                                               where a line holds two vectors
 anything else                               -> packed feed
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from numbadw import jit
 from numbadw.cpu import plan_flat
+from numbadw.cpu.caches import LINE, caches
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import (
     BLOCK_TAPS,
@@ -31,6 +34,8 @@ PLANE_VECTORS = 2
 PACKED_BYTES = 256 * 1024
 # Lane vectors of a work item: few enough for L1 to keep the rows they share.
 GROUP = 8
+# Share of its sets that the lines of a tile may fill (see `crowded`).
+CROWD = 0.75
 # Output rows of a work item: more gains nothing, fewer cost restarts.  In arrays too
 # large for the caches (request.py) the tile asks for the inputs of the next item's
 # rows: it jumps too much for the hardware prefetchers.  Batch 16 of 112x112x32 3x3 on
@@ -59,7 +64,15 @@ def make_plan(request: Request) -> Plan:
         return plan_flat.make_plan(r, planes=r.channels)
     if r.channels <= lanes // 2 or (near and plan_flat.strip_phases(r) > 1):
         return plan_flat.make_plan(r, planes=1)
-    return plan_direct(r) if near else plan_packed(r)
+    # A wide kernel reads each packed pixel so often that packing costs nothing, and
+    # lines that hold other channels, too, are read once.
+    packs = halves_lines(r) and g.kw > ROWS_COLUMNS
+    return plan_direct(r) if near and not packs else plan_packed(r)
+
+
+def halves_lines(r: Request) -> bool:
+    """Tell whether a cache line holds two vectors, and registers are few: AVX2."""
+    return r.lanes * r.itemsize * 2 == LINE and jit.target().registers < 32
 
 
 def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
@@ -100,6 +113,36 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
     )
 
 
+def line_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+    """Return tiles that take both vectors of a line together, where lines hold two.
+
+    The line is read in one go, where otherwise its second half comes only after the
+    strip's other lines, which may have thrown it out (see `crowded`).
+    """
+    some = tiles[0].form in ("block", "rows") and r.g.m == r.fold == 1
+    if not some or not halves_lines(r):
+        return ()
+    return tuple(tile._replace(width=4, vectors=2) for tile in tiles[:2])
+
+
+def crowded(r: Request, tile: Tile) -> bool:
+    """Tell whether the lines of one step of a tile overflow their sets of the L1 cache.
+
+    Pixels a large power of two apart share few sets: 512 channels of float32 two.  A
+    strip as wide as the image would still lose more by narrower tiles.
+    """
+    g, cache, block = r.g, caches(), tile.form == "block"
+    if not block and g.ow <= tile.width:
+        return False
+    way = cache.sets * LINE
+    step = max(LINE, math.gcd(r.x.w * r.columns.in_step, way))
+    height = BLOCK_ROWS if block else 1
+    rows = r.rows.stride * (height - 1) + g.kh
+    columns = r.columns.stride * (tile.width - 1) + g.kw
+    lines = rows * columns + height * tile.width + g.kh * g.kw
+    return lines > CROWD * cache.ways * (way // step)
+
+
 def fold(r: Request) -> int:
     """Return how many lanes sum into one output; 0: whole vectors and more."""
     return r.fold if r.fold <= r.lanes // 2 else 0
@@ -119,18 +162,24 @@ def folded_lanes(r: Request) -> Table:
     return table
 
 
-def lane_table(r: Request) -> Table:
-    """Return offsets in inputs, kernel and result, and count, of every lane vector."""
+def lane_table(r: Request, vectors: int = 1) -> Table:
+    """Return offsets in inputs, kernel and result, and count, of every lane record.
+
+    A record is so many whole vectors; what is left over comes vector by vector.
+    """
     g, lanes = r.g, r.lanes
     if r.fold > 1:
         return folded_lanes(r)
     table: Table = []
     if g.m <= lanes // 2:
         whole = (lanes // g.m) * g.m
-        for first in range(0, r.channels, whole):
-            count = min(whole, r.channels - first)
+        first = 0
+        while first < r.channels:
+            left = r.channels - first
+            count = whole * vectors if left >= whole * vectors else min(whole, left)
             at = first * r.itemsize
             table.append((first // g.m * r.x.c, at, at, count, 0))
+            first += count
     else:
         for c in range(g.c):
             for first in range(0, g.m, lanes):
@@ -140,7 +189,13 @@ def lane_table(r: Request) -> Table:
     return table
 
 
-def place(r: Request, count: int, widths: tuple[int, int]) -> list[tuple[int, int]]:
+def whole_records(lanes: Table, tile: Tile) -> int:
+    """Return how many records at the start of a lane table are whole ones."""
+    counts = [lane[3] for lane in lanes] + [0]
+    return next(i for i, n in enumerate(counts) if n < tile.lanes * tile.vectors)
+
+
+def place(r: Request, count: int, widths: tuple[int, ...]) -> list[tuple[int, int]]:
     """Return first column and index of width of the strips that cover `count` columns.
 
     Strips that add to the result must not overlap.
@@ -150,10 +205,15 @@ def place(r: Request, count: int, widths: tuple[int, int]) -> list[tuple[int, in
     return cover(count, widths)
 
 
-def strip_table(r: Request, tiles: tuple[Tile, ...], x_w: int, o_w: int) -> Table:
-    """Return the column strips of every phase; x_w and o_w are bytes per column."""
+def strip_table(
+    r: Request, tiles: tuple[Tile, ...], x_w: int, o_w: int, kind: int = 0
+) -> Table:
+    """Return the column strips of every phase; x_w and o_w are bytes per column.
+
+    `kind` is the number of the first of these tiles among the kernel's.
+    """
     axis = r.columns
-    widths = (tiles[0].width, tiles[2].width)
+    widths = tuple(tile.width for tile in tiles[::2])
     table: Table = []
     for phase in axis.phases:
         for first, index in place(r, phase.outputs, widths):
@@ -169,7 +229,7 @@ def strip_table(r: Request, tiles: tuple[Tile, ...], x_w: int, o_w: int) -> Tabl
             out = phase.out + first * axis.out_step
             table.append(
                 (
-                    2 * index + guarded,
+                    kind + 2 * index + guarded,
                     start * x_w,
                     out * o_w,
                     r.tap_offset(phase),
@@ -200,9 +260,9 @@ def run_table(strips: Table, pitch: int, height: int) -> Table:
     while begin < len(strips):
         end, (kind, _, out, *_) = begin + 1, strips[begin]
         while (
-            kind == 0
+            kind % 4 == 0
             and end < min(begin + height, len(strips))
-            and strips[end][0] == 0
+            and strips[end][0] == kind
             and strips[end][2] == out + (end - begin) * pitch
         ):
             end += 1
@@ -210,6 +270,11 @@ def run_table(strips: Table, pitch: int, height: int) -> Table:
         table.append((0, 0, 0, 1, 0, count, 0, count, 0, begin))
         begin = end
     return table
+
+
+def even(count: int, most: int) -> int:
+    """Return the size of groups of at most `most` that share `count` evenly."""
+    return -(-count // -(-count // most))
 
 
 class Walk(NamedTuple):
@@ -227,7 +292,7 @@ def walk_rows(r: Request, strips: Table, lanes: int, together: int) -> Walk:
     """Go down the rows of an image, a few of a strip at a time."""
     far = r.far and r.g.h > 1
     rows = r.row_table(-(-r.g.oh // (LARGE_ROWS if far else ROWS_HEIGHT)), together)
-    group = min(LARGE_GROUP if far else GROUP, lanes) if fold(r) else lanes
+    group = even(lanes, LARGE_GROUP if far else GROUP) if fold(r) else lanes
     outer = r.g.n * len(rows) * len(strips)
     while group > 1 and fold(r) and outer * -(-lanes // group) < ITEMS:
         group //= 2
@@ -240,7 +305,7 @@ def walk_along(r: Request, strips: Table, lanes: int, width: int) -> Walk:
     axis = r.columns
     x_row = width * axis.stride * axis.in_step * r.x.w
     o_row = width * axis.out_step * r.o.w
-    group = min(RUN_GROUP, lanes) if fold(r) else lanes
+    group = even(lanes, RUN_GROUP) if fold(r) else lanes
     height = max(1, RUN_COLUMNS // width)
     rows = run_table(strips, o_row, height)
     while height > 1 and r.g.n * len(rows) * -(-lanes // group) < ITEMS:
@@ -260,16 +325,22 @@ def plan_direct(
     `together` is the number of output rows that the tiles compute at once.
     """
     g, axis = r.g, r.columns
-    tiles = tiles or choose_tiles(r)
-    lanes = lane_table(r)
-    strips = strips or strip_table(r, tiles, r.x.w, r.o.w)
+    tiles, kind = tiles or choose_tiles(r), 0
+    used = tiles
+    if strips is None:
+        pairs = line_tiles(r, tiles)
+        if pairs and crowded(r, tiles[0]):
+            kind, used = len(tiles), pairs
+        tiles += pairs
+        strips = strip_table(r, used, r.x.w, r.o.w, kind)
+    lanes = lane_table(r, used[0].vectors)
     if one_row(r):
-        walk = walk_along(r, strips, len(lanes), tiles[0].width)
+        walk = walk_along(r, strips, len(lanes), used[0].width)
     else:
         walk = walk_rows(r, strips, len(lanes), together)
     groups = -(-len(lanes) // walk.group)
     items = g.n * len(walk.rows) * walk.across * groups
-    full = r.fold == 1 and all(lane[3] == r.lanes for lane in lanes)
+    full = r.fold == 1 and all(lane[3] % r.lanes == 0 for lane in lanes)
     fields = r.fields | {
         "ahead": walk.ahead,
         "rows": len(walk.rows),
@@ -277,6 +348,7 @@ def plan_direct(
         "lanes": len(lanes),
         "groups": groups,
         "group": walk.group,
+        "whole": whole_records(lanes, used[0]),
         "stream": full and r.streams(r.o.n, r.o.h, r.o.w),
         "x_row": walk.x_row,
         "x_pix": r.x.w * axis.in_step,

@@ -11,7 +11,7 @@ from numbadw.cpu.flat import ROWS_TOGETHER
 from numbadw.cpu.flat_taps import SUMS
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import Plan, Table, assemble
-from numbadw.cpu.plan_forward import GROUP, LARGE_ROWS, lane_table
+from numbadw.cpu.plan_forward import GROUP, LARGE_ROWS, lane_table, whole_records
 from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.simd import BYTES
 
@@ -107,6 +107,7 @@ def plan_direct(r: Request) -> tuple[Plan, Sizes]:
         "lanes": len(lanes),
         "groups": groups,
         "group": group,
+        "whole": whole_records(lanes, tiles[0]),
         "splits": sizes.parts,
         "units": units,
         "part": part_bytes(r),

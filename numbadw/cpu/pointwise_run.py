@@ -98,7 +98,7 @@ def compile_all(dtype: np.dtype[Any], activation: str, gradients: bool) -> None:
         for vectors in heights():
             tiles = choose_tiles(vectors * lanes, short, name)
             kernel_address("product", tiles)
-    kernel_address("separable", (Tile.vectors(short, lanes),))
+    kernel_address("separable", (Tile.mover(short, lanes),))
 
 
 class PointwiseBackward:

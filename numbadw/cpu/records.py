@@ -29,6 +29,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "lanes",
         "groups",
         "group",  # lane vectors in a group
+        "whole",  # lane records at the start of their table that are whole
         "rows_at",  # byte offsets of the tables
         "strips_at",
         "lanes_at",
@@ -157,7 +158,14 @@ RECORDS: dict[str, tuple[str, ...]] = {
     ),
     "sizes": ("n", "h", "w", "c"),  # shape or strides, in the caller's order
     "tap": ("x", "first", "count"),  # flat feed, one a kernel column
-    "pick": ("mask", "count"),  # lanes of a vector that belong to a column phase
+    "pick": (
+        "mask",  # lanes of a vector that belong to a column phase, and how many
+        "count",
+        "order",  # of a vector of 32 bytes: the 4-byte parts picked, as eight int32
+        "order_2",
+        "order_4",
+        "order_6",
+    ),
 }
 
 

@@ -62,7 +62,7 @@ class Separable:
             "x_n": self.x.n,
             "o_n": self.o.n,
         }
-        tile = Tile.vectors(
+        tile = Tile.mover(
             "f32" if size == 4 else "f64", jit.target().vector_bytes // size
         )
         whole = assemble(

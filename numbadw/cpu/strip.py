@@ -39,7 +39,8 @@ STRIP_FIELDS = (
     "col_hi",
     "begin",  # first column to store (transposed.py; else 0)
     "columns",  # output columns to store, at most the width
-    "lane",  # address of the first lane record, and one past the last
+    "lane",  # address of the first lane record, of the first that is not whole, and
+    "lane_rest",  # one past the last
     "lane_end",
     "kh",
     "kw",
@@ -77,23 +78,35 @@ class Strip:
                 simd.load_int(lane + 8 * index(f"lane.{name}"))
                 for name in ("x", "w", "o", "count", "adds")
             )
-            bias = simd.builder.select(
-                self.b.compare("!=", 0), (self.b + w).value, self.b.value
-            )
-            own = {
-                "x": self.x + x,
-                "w": self.w + w,
-                "b": simd.integer(bias),
-                "o": self.o + o,
-                "g": self.g + w,
-                "count": count,
-                "adds": adds,
-            }
-            here = Strip(simd, self.tile, self.args | own, self.masked)
+            places = self._moved(x, w, o) | {"count": count, "adds": adds}
+            here = Strip(simd, self.tile, self.args | places, self.masked)
             here.mask = simd.mask(count) if self.masked else None
             here.whole = count.compare("==", self.tile.lanes) if self.masked else None
             here.source = here._source(count)
             yield here
+
+    def _moved(self, x: Int | int, w: Int | int, o: Int | int) -> dict[str, Int]:
+        """Return the addresses so many bytes on; no bias stays none."""
+        there = self.b.compare("!=", 0)
+        bias = self.simd.builder.select(there, (self.b + w).value, self.b.value)
+        return {
+            "x": self.x + x,
+            "w": self.w + w,
+            "b": self.simd.integer(bias),
+            "o": self.o + o,
+            "g": self.g + w,
+        }
+
+    def parts(self) -> list[Strip]:
+        """Return a strip for each of the record's vectors, one line's neighbours."""
+        if self.tile.vectors == 1:
+            return [self]
+        size = self.simd.lanes * self.simd.itemsize
+        steps = [v * size for v in range(self.tile.vectors)]
+        return [
+            Strip(self.simd, self.tile, self.args | self._moved(*[step] * 3), False)
+            for step in steps
+        ]
 
     def _source(self, count: Int) -> tuple[Simd, Any] | None:
         """Return the narrower vector that inputs are loaded with, and its mask."""

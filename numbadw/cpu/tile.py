@@ -39,9 +39,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from numbadw.cpu.choice import make_intrinsic
+from numbadw.cpu.choice import call_tile, make_intrinsic
 from numbadw.cpu.label import Tile
-from numbadw.cpu.records import index, size
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
 from numbadw.cpu.strip import STRIP_FIELDS, Strip
 from numbadw.cpu.taps import emit_taps
@@ -51,34 +50,43 @@ BLOCK_ROWS = 2  # 2 x 7 accumulators, 9 weights and an input fit 32 registers
 
 
 def emit_block(whole: Strip) -> None:
-    """Emit the strip for small kernels: two output rows, lane vectors innermost."""
+    """Emit the strip for small kernels: two output rows, lane vectors innermost.
+
+    One row where a lane record is several vectors: their sums fill the registers, and
+    the weights of a kernel row come when it does.
+    """
     simd, tile = whole.simd, whole.tile
     kh, kw, sh = tile.kh, tile.kw, tile.sh
+    height = BLOCK_ROWS if tile.vectors == 1 else 1
     with (
-        simd.loop(whole.first, whole.last, BLOCK_ROWS) as o,
+        simd.loop(whole.first, whole.last, height) as o,
         whole.each_lane() as strip,
     ):
-        weights = [
-            [strip.load_tap(strip.w + ky * strip.w_row, kx) for kx in range(kw)]
-            for ky in range(kh)
-        ]
-        accs = [strip.fresh() for _ in range(BLOCK_ROWS)]
+        parts = strip.parts()
+
+        def row_weights(part: Strip, ky: int) -> list[Vec]:
+            return [part.load_tap(part.w + ky * part.w_row, kx) for kx in range(kw)]
+
+        kept = []
+        if height > 1:
+            kept = [[row_weights(part, ky) for ky in range(kh)] for part in parts]
+        sums = [[part.fresh() for _ in range(height)] for part in parts]
         first = (o + strip.ahead) * sh + kh - 1
-        strip.ask(first, BLOCK_ROWS * sh, tile.width, tile.sw)
-        for r in range(sh * (BLOCK_ROWS - 1) + kh):
+        strip.ask(first, height * sh, tile.width, tile.sw)
+        for r in range(sh * (height - 1) + kh):
             row = o * sh + r
-            parts = [
-                (accs[a], weights[r - sh * a])
-                for a in range(BLOCK_ROWS)
-                if 0 <= r - sh * a < kh
-            ]
-            if parts:
-                with simd.when(row.within(strip.row_lo, strip.row_hi)):
-                    _emit_columns(strip, strip.x + row * strip.x_row, parts)
-        strip.finish(accs[0], o)
-        for a in range(1, BLOCK_ROWS):
+            reached = [a for a in range(height) if 0 <= r - sh * a < kh]
+            if not reached:
+                continue
+            with simd.when(row.within(strip.row_lo, strip.row_hi)):
+                for p, part in enumerate(parts):
+                    weights = kept[p] if kept else {r: row_weights(part, r)}
+                    targets = [(sums[p][a], weights[r - sh * a]) for a in reached]
+                    _emit_columns(part, part.x + row * part.x_row, targets)
+        for a in range(height):
             with simd.when((o + a).compare("<", strip.last)):
-                strip.finish(accs[a], o + a)
+                for p, part in enumerate(parts):
+                    part.finish(sums[p][a], o + a)
 
 
 def _emit_columns(
@@ -117,19 +125,23 @@ def emit_rows(whole: Strip) -> None:
 
 def _emit_rows_lane(strip: Strip) -> None:
     simd, tile = strip.simd, strip.tile
-    accs = strip.fresh()
+    parts = [(part, part.fresh()) for part in strip.parts()]
     with simd.loop(strip.first, strip.last) as o:
-        strip.reset(accs)
+        for part, accs in parts:
+            part.reset(accs)
         first = (o + strip.ahead) * strip.sh + strip.kh - 1
         strip.ask(first, strip.sh, tile.width, tile.sw)
         top = o * strip.sh
         low = (strip.row_lo - top).maximum(0)
         high = (strip.row_hi - top).minimum(strip.kh)
         with simd.loop(low, high) as ky:
-            taps = strip.w + ky * strip.w_row
-            weights = [strip.load_tap(taps, kx) for kx in range(tile.kw)]
-            _emit_columns(strip, strip.x + (top + ky) * strip.x_row, [(accs, weights)])
-        strip.finish(accs, o)
+            for part, accs in parts:
+                taps = part.w + ky * part.w_row
+                weights = [part.load_tap(taps, kx) for kx in range(tile.kw)]
+                row = part.x + (top + ky) * part.x_row
+                _emit_columns(part, row, [(accs, weights)])
+        for part, accs in parts:
+            part.finish(accs, o)
 
 
 # Kernel columns a step of the wide tile, largest first: 8 weights, 14 accumulators and
@@ -223,18 +235,21 @@ EMITTERS = {
 
 
 def _emit_strip(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
-    """Emit a strip; without cheap masks its whole vectors go without."""
-    emit = EMITTERS[tile.form]
+    """Emit a strip; without cheap masks its whole lane records go without."""
     if tile.masked:
-        emit(Strip(simd, tile, values, masked=True))
+        _emit_masked(simd, tile, values)
         return
-    last = values["lane_end"] - size("lane")
-    count = simd.load_int(last + 8 * index("lane.count"))
-    with simd.builder.if_else(count.compare("==", tile.lanes)) as (full, tail):
-        with full:
-            emit(Strip(simd, tile, values, masked=False))
-        with tail:
-            emit(Strip(simd, tile, values, masked=True))
+    begin, rest, end = (values[name] for name in ("lane", "lane_rest", "lane_end"))
+    with simd.when(begin.compare("<", rest)):
+        whole = Strip(simd, tile, values | {"lane_end": rest}, masked=False)
+        EMITTERS[tile.form](whole)
+    with simd.when(rest.compare("<", end)):
+        one = tile._replace(vectors=1)
+        call_tile(simd.builder, one, values | {"lane": rest}, _emit_masked, "rest")
+
+
+def _emit_masked(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
+    EMITTERS[tile.form](Strip(simd, tile, values, masked=True))
 
 
 strip = make_intrinsic(STRIP_FIELDS, _emit_strip)
