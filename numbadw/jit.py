@@ -12,6 +12,7 @@ import functools
 import hashlib
 import inspect
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Target(NamedTuple):
     vector_bytes: int
     fused: bool  # has a fused multiply-add
     registers: int  # vector registers
+    permutes: bool = False  # any lanes of 32 bytes to any others in one step (AVX2)
 
 
 _PROBE = """
@@ -53,6 +55,12 @@ define void @probe(ptr %p) {
   %b = call <16 x float> @llvm.fmuladd.v16f32(<16 x float> %a, <16 x float> %a,
                                               <16 x float> %a)
   store <16 x float> %b, ptr %p, align 4
+  ret void
+}
+define void @whole(ptr %p) {
+  %a = load <8 x i32>, ptr %p, align 4
+  %b = add <8 x i32> %a, %a
+  store <8 x i32> %b, ptr %p, align 4
   ret void
 }
 declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)
@@ -64,15 +72,16 @@ declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x floa
 def target() -> Target:
     """Return the vector width, registers and FMA of the CPU Numba compiles for.
 
-    Read from the machine code of one multiply-add rather than from names or feature
+    Read from the machine code of two vector sums rather than from names or feature
     lists, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are followed whatever they hold.
     """
     machine = cpu_target.target_context.codegen()._tm
     code = machine.emit_assembly(llvm.parse_assembly(_PROBE))
+    whole = re.search(r"\tvpadd\w\t.*%ymm", code) is not None
     if "zmm" in code:
-        return Target(64, "vfmadd" in code, 32)
+        return Target(64, "vfmadd" in code, 32, whole)
     if "ymm" in code:
-        return Target(32, "vfmadd" in code, 16)
+        return Target(32, "vfmadd" in code, 16, whole)
     if "xmm" in code:
         return Target(16, "vfmadd" in code, 16)
     return Target(16, "fmla" in code, 32)

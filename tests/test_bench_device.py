@@ -34,7 +34,10 @@ def nearby(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", NAMES)
 def test_pytorch_is_right_in_both_layouts(kind, dtype, layout, cudnn, nearby):
-    pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    if dtype == "bfloat16" and kind != "forward" and not wide:
+        pytest.skip("on this CPU PyTorch sums gradients of bfloat16 in bfloat16")
     workload = BATCH._replace(dtype=dtype)
     data = make_data(workload._replace(n=2))
     prepare, given = frameworks.prepare_torch, [layout]

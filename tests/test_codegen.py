@@ -162,8 +162,8 @@ def test_code_does_not_grow_with_the_stride(wanted):
 
 
 FOUND = {
-    "haswell": ([32, True, 16], ["zmm"], ["ymm", "vfmadd"]),
-    "nehalem": ([16, False, 16], ["zmm", "ymm", "vfmadd"], ["xmm", "mulps"]),
+    "haswell": ([32, True, 16, True], ["zmm"], ["ymm", "vfmadd"]),
+    "nehalem": ([16, False, 16, False], ["zmm", "ymm", "vfmadd"], ["xmm", "mulps"]),
 }
 
 

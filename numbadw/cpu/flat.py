@@ -30,6 +30,8 @@ Matrix Multiplication", ACM TOMS 34(3), 2008, section 4, with rows for columns.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
@@ -60,6 +62,7 @@ FLAT_FIELDS = (
     "x_step",  # elements from one vector to the next
     "o_step",  # bytes from one vector to the next
     "left",  # output lanes from the strip's first to the end of the row
+    "run",  # strips side by side, each `width` vectors on (flat_taps.py: vectors)
     "lanes",  # lanes in use: whole pixels
     "stream",
     "parameter",
@@ -79,6 +82,19 @@ class Flat:
 
     def __getattr__(self, name: str) -> Int:
         return self.args[name]
+
+    @contextmanager
+    def each_strip(self) -> Iterator[Flat]:
+        """Emit the body for every strip of the run."""
+        width = self.tile.width
+        with self.simd.loop(self.simd.integer(0), self.run) as s:
+            vectors = s * width
+            own = {
+                "x_first": self.x_first + vectors * self.x_step,
+                "o": self.o + vectors * self.o_step,
+                "left": self.left - vectors * self.lanes,
+            }
+            yield Flat(self.simd, self.tile, self.args | own)
 
     def load_x(self, row: Int, tap: dict[str, Int], t: int) -> Vec:
         """Load vector `t` of a row at a tap's shift."""
@@ -144,33 +160,72 @@ ROWS_TOGETHER = {32: 8, 16: 4}
 
 def emit_flat(flat: Flat, finish: Finish, together: int) -> None:
     """Emit the strip: rows together where the tile knows the kernel's height."""
-    simd, kh, sh = flat.simd, flat.tile.kh, flat.tile.sh
-    if not kh:
-        with simd.loop(flat.first, flat.last) as o:
-            totals = flat.accumulators()
+    simd = flat.simd
+    if not flat.tile.kh:
+        with simd.loop(flat.first, flat.last) as o, flat.each_strip() as here:
+            totals = here.accumulators()
             for total in totals:
                 total.set(simd.vec(0.0))
-            _emit_chunks(flat, o, totals)
-            flat.store(finish, totals, o)
+            _emit_chunks(here, o, totals)
+            here.store(finish, totals, o)
         return
-    with simd.loop(flat.first, flat.last, together) as o:
-        outs = [flat.accumulators() for _ in range(together)]
-        for acc in itertools.chain(*outs):
-            acc.set(simd.vec(0.0))
-        top = o * sh
-        for r in range(sh * (together - 1) + kh):
-            targets = [
-                (simd.integer(r - sh * a), outs[a])
-                for a in range(together)
-                if 0 <= r - sh * a < kh
-            ]
-            row = top + r
-            if targets:
-                with simd.when(row.within(flat.row_lo, flat.row_hi)):
-                    _emit_row(flat, row, targets, (simd.integer(0), flat.kw))
-        for a in range(together):
-            with simd.when((o + a).compare("<", flat.last)):
-                flat.store(finish, outs[a], o + a)
+    known = Known(flat) if flat.tile.kw else None
+    with simd.loop(flat.first, flat.last, together) as o, flat.each_strip() as here:
+        _emit_together(here, finish, o, together, known)
+
+
+class Known:
+    """The kernel columns of a tile that knows how many, all its weights loaded once.
+
+    LLVM keeps as many weights in registers as there are, and the others at hand.
+    """
+
+    def __init__(self, flat: Flat) -> None:
+        self.taps = [flat.taps_of(flat.simd.integer(k)) for k in range(flat.tile.kw)]
+        kh, vector = flat.tile.kh, flat.simd.lanes * flat.simd.itemsize
+        self.weights = [
+            [flat.simd.load(flat.w + (k * kh + ky) * vector) for ky in range(kh)]
+            for k in range(flat.tile.kw)
+        ]
+
+    def emit_row(
+        self, flat: Flat, address: Int, targets: list[tuple[int, list[Cell]]]
+    ) -> None:
+        """Emit one input row into the (kernel row, sums) it belongs to."""
+        simd = flat.simd
+        address = simd.opaque(address)
+        for tap, weights in zip(self.taps, self.weights, strict=True):
+            for t in range(flat.tile.width):
+                x = flat.load_x(address, tap, t)
+                for ky, accs in targets:
+                    acc = accs[t]
+                    acc.set(simd.fma(x, weights[ky], acc.get(simd.builder)))
+
+
+def _emit_together(
+    flat: Flat, finish: Finish, o: Int, together: int, known: Known | None
+) -> None:
+    """Emit a block of output rows of a strip, each input row loaded once for all."""
+    simd, kh, sh = flat.simd, flat.tile.kh, flat.tile.sh
+    outs = [flat.accumulators() for _ in range(together)]
+    for acc in itertools.chain(*outs):
+        acc.set(simd.vec(0.0))
+    for r in range(sh * (together - 1) + kh):
+        targets = [
+            (r - sh * a, outs[a]) for a in range(together) if 0 <= r - sh * a < kh
+        ]
+        row = o * sh + r
+        if not targets:
+            continue
+        with simd.when(row.within(flat.row_lo, flat.row_hi)):
+            if known:
+                known.emit_row(flat, flat.x + row * flat.x_row, targets)
+            else:
+                rows = [(simd.integer(ky), accs) for ky, accs in targets]
+                _emit_row(flat, row, rows, (simd.integer(0), flat.kw))
+    for a in range(together):
+        with simd.when((o + a).compare("<", flat.last)):
+            flat.store(finish, outs[a], o + a)
 
 
 def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:

@@ -29,9 +29,6 @@ from numbadw.cpu.flat import FLAT_FIELDS, Flat
 from numbadw.cpu.label import Tile
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
 
-# The fields of a flat strip, where `w` is the address of the sums (a vector a tap, rows
-# by columns), `b` of the bias' sums or 0, `o` of the gradients, and:
-FLAT_TAPS_FIELDS = (*FLAT_FIELDS, "vectors")  # how many vectors the strip has
 # Sums kept at once for each of the rows together: with the gradients of these rows and
 # an input they fill 25 of 32 registers, or 13 of 16.
 SUMS = 2
@@ -63,7 +60,7 @@ class FlatTaps:
         ):
             with (
                 simd.loop(begin, end, step) as o,
-                simd.loop(simd.integer(0), flat.vectors) as v,
+                simd.loop(simd.integer(0), flat.run) as v,
             ):
                 gs = self.gradients(o, v, step)
                 with simd.when(first):
@@ -143,4 +140,4 @@ def _emit_flat_taps(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
         strip.column(ky, kx)
 
 
-flat_taps = make_intrinsic(FLAT_TAPS_FIELDS, _emit_flat_taps)
+flat_taps = make_intrinsic(FLAT_FIELDS, _emit_flat_taps)

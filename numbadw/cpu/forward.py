@@ -39,6 +39,7 @@ from numbadw.cpu.simd import BYTES
 from numbadw.cpu.tile import strip
 
 PARAMETER = 8 * index("plan.parameter")
+ORDER = 8 * index("pick.order")
 
 
 def make_direct(tiles: list[Tile]) -> Callable[..., None]:
@@ -290,6 +291,7 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
                     get(plan, "plan.x_pix"),
                     get(plan, "plan.o_pix"),
                     get(here, "strip.columns"),
+                    get(here, "strip.begin"),
                     get(plan, "plan.used"),
                     get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0,
                     plan + PARAMETER,
@@ -331,6 +333,7 @@ def pack_rows(x, plan, kh, low, high, target, dtype, width, itemsize):  # type: 
                         at,
                         get(pick, "pick.mask"),
                         min(width, elements - e),
+                        pick + ORDER,
                     )
                     compress(fields, dtype, width)
                     at += get(pick, "pick.count") * itemsize

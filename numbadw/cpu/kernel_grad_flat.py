@@ -85,10 +85,10 @@ def make_flat_grad(tiles: list[Tile]) -> Callable[..., None]:
                         get(plan, "plan.x_pix"),
                         get(plan, "plan.o_pix"),
                         get(here, "strip.columns"),
+                        get(here, "strip.begin"),
                         get(plan, "plan.used"),
                         0,
                         plan + PARAMETER,
-                        get(here, "strip.begin"),
                     )
                     flat_taps(fields, get(here, "strip.kind"), labels)
             skip = part * get(plan, "plan.part")

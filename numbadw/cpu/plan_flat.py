@@ -20,6 +20,9 @@ from numbadw.geometry import Geometry
 FLAT_WIDTH = 3
 # Taller kernels take the flat tile that knows no height.
 FLAT_ROWS = 12
+# Kernel columns that a tile of few registers knows: it has but 8 sums to hide the taps'
+# table and the loop over it behind.
+KNOWN_COLUMNS = 11
 # Bytes of a block of rows that is crossed strip by strip: what L1 holds, so that lines
 # shared by neighbouring strips are still there.
 FLAT_BYTES = 32 * 1024
@@ -67,7 +70,9 @@ def choose_tiles(r: Request, s: Shape) -> tuple[Tile, ...]:
         widths = (8, 2) if s.tall else (FLAT_WIDTH, 1)
     form = "flat" if s.vectors == 1 else "phased"
     kh, sh = (0, 0) if s.tall else (r.g.kh, r.rows.stride)
-    size = r.dtype, r.lanes, kh, 0, sh, 0
+    few = jit.target().registers < 32 and r.g.kw <= KNOWN_COLUMNS
+    kw = r.g.kw if few and not s.tall else 0
+    size = r.dtype, r.lanes, kh, kw, sh, 0
     return tuple(
         Tile(form, *size, width, s.m, guarded, True, r.activation)
         for width in widths
@@ -88,7 +93,7 @@ def tap_table(r: Request, s: Shape) -> Table:
 
 
 def strip_table(r: Request, s: Shape, widths: tuple[int, int], taps: Table) -> Table:
-    """Return the strips of a row: kind, first element, offset, (unused), lanes left."""
+    """Return the runs of strips of a row: kind, first element, offset, lanes left."""
     table: Table = []
     count = -(-s.total // s.used)
     phase = r.columns.phases[0]
@@ -104,15 +109,33 @@ def strip_table(r: Request, s: Shape, widths: tuple[int, int], taps: Table) -> T
             inside = inside and start + last + r.lanes // s.m <= elements
         kind, offset = 2 * index + (not inside), first * s.used * r.itemsize
         start = first * s.step
-        table.append((kind, start, offset, *taps_of_row, 0, 0, 0, left))
+        strip = (kind, start, offset, *taps_of_row, 0, 0, 1, left)
+        if table and goes_on(table[-1], strip, widths[index] * s.step):
+            table[-1] = (*table[-1][:7], table[-1][7] + 1, table[-1][8])
+        else:
+            table.append(strip)
     return table
+
+
+def goes_on(run: tuple[int, ...], strip: tuple[int, ...], step: int) -> bool:
+    """Tell whether a strip follows the last of a run of its kind, `step` elements on.
+
+    With few registers rows are crossed from end to end: down a strip the lines of rows
+    a power of two apart would meet in one set of the first cache.
+    """
+    few = jit.target().registers < 32
+    return few and run[0] == strip[0] and strip[1] == run[1] + run[7] * step
 
 
 def pick_table(r: Request, channels: int) -> Table:
     """Return which lanes of each vector of a dense row belong to each column phase.
 
     Entry `vector * stride + phase`; the vectors repeat after a whole number of strides.
+    Empty where rows are not dense, or the CPU cannot gather lanes in one step.
     """
+    target = jit.target()
+    if not r.dense(r.x, channels) or not (target.vector_bytes == 64 or target.permutes):
+        return []
     stride, lanes = r.g.sw, r.lanes
     period = stride * channels // math.gcd(stride * channels, lanes)
     table: Table = []
@@ -123,8 +146,17 @@ def pick_table(r: Request, channels: int) -> Table:
                 for lane in range(lanes)
             ]
             mask = sum(1 << lane for lane, on in enumerate(picked) if on)
-            table.append((mask, sum(picked)))
+            table.append((mask, sum(picked), *order(picked, r.itemsize)))
     return table
+
+
+def order(picked: list[bool], itemsize: int) -> list[int]:
+    """Return the 4-byte parts of the lanes picked, side by side, two to a word."""
+    each = itemsize // 4
+    lanes = [lane for lane, on in enumerate(picked) if on]
+    parts = [lane * each + part for lane in lanes for part in range(each)]
+    parts = (parts + [0] * 8)[:8]
+    return [parts[i] | parts[i + 1] << 32 for i in range(0, 8, 2)]
 
 
 def phase_bits(g: Geometry) -> int:
@@ -139,7 +171,7 @@ def make_plan(r: Request, planes: int) -> Plan:
     tiles = choose_tiles(r, s)
     taps = tap_table(r, s)
     strips = strip_table(r, s, (tiles[0].width, tiles[2].width), taps)
-    picks = pick_table(r, s.c) if s.packs and r.dense(r.x, s.c) else []
+    picks = pick_table(r, s.c) if s.packs else []
     row_bytes = (g.w * s.c * r.rows.stride + s.total) * isz
     blocks = max(-(-(g.oh * row_bytes) // FLAT_BYTES), -(-ITEMS // (g.n * planes or 1)))
     together = 1 if s.tall else ROWS_TOGETHER[jit.target().registers]

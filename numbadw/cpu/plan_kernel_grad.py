@@ -167,7 +167,7 @@ def plan_flat(r: Request) -> tuple[Plan, Sizes]:
     )
     taps = flat.tap_table(r, s)
     runs = flat_runs(r, s, taps)
-    picks = flat.pick_table(r, s.c) if s.packs and r.dense(r.x, s.c) else []
+    picks = flat.pick_table(r, s.c) if s.packs else []
     row_bytes = (g.w * s.c * r.rows.stride + s.total) * r.itemsize
     blocks = max(-(-(g.oh * row_bytes) // flat.FLAT_BYTES), -(-ITEMS // max(g.n, 1)))
     rows = r.row_table(blocks, together)

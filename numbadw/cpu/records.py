@@ -88,14 +88,15 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "strip",  # first strip of the block (direct feed)
     ),
     "strip": (
-        "kind",  # which compiled tile: 2 * (index of its width) + guarded
+        "kind",  # which compiled tile: 2 * (index of its width) + guarded; 4 and 5: lines
         "x",
         "o",
         "w",  # offset of the first kernel column, and how many there are
         "kw",
         "low",
         "high",
-        "begin",  # output columns to store: begin <= column < columns
+        "begin",  # output columns to store: begin <= column < columns; a run of flat
+        # strips: how many, of `columns` lanes in all to the end of the row
         "columns",
     ),
     "lane": ("x", "w", "o", "count", "adds"),

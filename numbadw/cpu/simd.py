@@ -288,6 +288,15 @@ class Simd:
         """Load an int64."""
         return self.integer(self.builder.load(self._pointer(address), typ=I64, align=1))
 
+    def opaque(self, value: Int) -> Int:
+        """Return the same integer, of which LLVM knows nothing.
+
+        Addresses that all depend on a loop's counter become a register each that counts
+        along, dozens of them; behind an opaque one they are steps from that.
+        """
+        kind = ir.FunctionType(I64, [I64])
+        return self.integer(self.builder.asm(kind, "", "=r,0", [value.value], False))
+
     def load_parameter(self, address: Int) -> Vec:
         """Load one float64 into every lane, in the lanes' own type."""
         double = ir.DoubleType()
