@@ -88,7 +88,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "strip",  # first strip of the block (direct feed)
     ),
     "strip": (
-        "kind",  # which compiled tile: 2 * (index of its width) + guarded; 4 and 5: lines
+        "kind",  # which compiled tile: 2 * (index of its width) + guarded (4, 5: lines)
         "x",
         "o",
         "w",  # offset of the first kernel column, and how many there are
