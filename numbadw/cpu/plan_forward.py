@@ -368,6 +368,8 @@ def plan_packed(r: Request) -> Plan:
     strips = strip_table(r, tiles, pitch, pitch)
     row_bytes = g.w * pitch * r.rows.stride + g.ow * pitch
     blocks = -(-(g.oh * row_bytes) // PACKED_BYTES)
+    # Enough for the threads, but no rows packed more than twice for that.
+    blocks = max(blocks, min(-(-ITEMS // max(1, g.n * len(lanes))), g.oh // g.kh))
     rows = r.row_table(max(len(r.rows.phases), min(blocks, g.oh)))
     tallest = max(row[7] - row[6] for row in rows)
     need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)
