@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from numbadw import jit
 from numbadw.cpu.label import Tile
 from numbadw.cpu.simd import I64, Int, Simd
 
@@ -64,7 +65,9 @@ def call_tile(
     """Emit a call of one tile's function, and at its first call the function.
 
     A function of its own has registers of its own: inlined into the driver's loops,
-    their integers and those of the other tiles push its own out of them.
+    their integers and those of the other tiles push its own out of them.  With vector
+    registers enough for a whole tile its loops are few and LLVM inlines it: multiples
+    of the steps are then made once for all work items (7x7: 3 to 12 % faster).
     """
     name = f"{part}_{tile.label}"
     function = builder.module.globals.get(name)
@@ -72,7 +75,8 @@ def call_tile(
         kind = ir.FunctionType(ir.VoidType(), [I64] * len(fields))
         function = ir.Function(builder.module, kind, name)
         function.linkage = "internal"
-        function.attributes.add("noinline")
+        if jit.target().registers < 32:
+            function.attributes.add("noinline")
         inner = ir.IRBuilder(function.append_basic_block("entry"))
         simd = Simd(inner, tile.dtype, tile.lanes)
         values = map(simd.integer, function.args)

@@ -181,12 +181,15 @@ class Known:
     """
 
     def __init__(self, flat: Flat) -> None:
-        self.taps = [flat.taps_of(flat.simd.integer(k)) for k in range(flat.tile.kw)]
-        kh, vector = flat.tile.kh, flat.simd.lanes * flat.simd.itemsize
-        self.weights = [
-            [flat.simd.load(flat.w + (k * kh + ky) * vector) for ky in range(kh)]
-            for k in range(flat.tile.kw)
-        ]
+        simd, tile, phases = flat.simd, flat.tile, flat.phases
+        vector = simd.lanes * simd.itemsize
+        self.taps = [flat.taps_of(simd.integer(k)) for k in range(tile.kw)]
+        self.weights = {
+            (k, ky, t): simd.load(flat.w + ((k * tile.kh + ky) * phases + t) * vector)
+            for k, ky, t in itertools.product(
+                range(tile.kw), range(tile.kh), range(phases)
+            )
+        }
 
     def emit_row(
         self, flat: Flat, address: Int, targets: list[tuple[int, list[Cell]]]
@@ -194,12 +197,12 @@ class Known:
         """Emit one input row into the (kernel row, sums) it belongs to."""
         simd = flat.simd
         address = simd.opaque(address)
-        for tap, weights in zip(self.taps, self.weights, strict=True):
+        for k, tap in enumerate(self.taps):
             for t in range(flat.tile.width):
                 x = flat.load_x(address, tap, t)
                 for ky, accs in targets:
-                    acc = accs[t]
-                    acc.set(simd.fma(x, weights[ky], acc.get(simd.builder)))
+                    acc, w = accs[t], self.weights[k, ky, t % flat.phases]
+                    acc.set(simd.fma(x, w, acc.get(simd.builder)))
 
 
 def _emit_together(

@@ -272,13 +272,16 @@ def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
     """Return the run of a compiled kernel with its plan."""
     address = plan.address
     most = shares(flops, touched, plan.items)
-    serial = serial_driver()
     state, running = threads.state, threads.running
+    serial: Any = None
 
     # `alive` keeps the integers that the kernel reads as long as the run.
     def run_serial(
         x: Any, w: Any, b: Any, o: Any, check: int, alive: Any = plan.integers
     ) -> int:
+        nonlocal serial
+        if serial is None:
+            serial = serial_driver()
         bias = 0 if b is None else id(b)
         status = serial(kernel, id(x), id(w), bias, id(o), address, check)
         return status  # type: ignore[no-any-return]

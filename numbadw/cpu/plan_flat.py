@@ -11,7 +11,7 @@ import math
 from numbadw import jit
 from numbadw.cpu.flat import ROWS_TOGETHER
 from numbadw.cpu.label import Tile
-from numbadw.cpu.plan import CHAIN_TAPS, Plan, Table, assemble, cover
+from numbadw.cpu.plan import BLOCK_TAPS, CHAIN_TAPS, Plan, Table, assemble, cover
 from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.tile import CHAIN
 from numbadw.geometry import Geometry
@@ -21,7 +21,8 @@ FLAT_WIDTH = 3
 # Taller kernels take the flat tile that knows no height.
 FLAT_ROWS = 12
 # Kernel columns that a tile of few registers knows: it has but 8 sums to hide the taps'
-# table and the loop over it behind.
+# table and the loop over it behind.  With 24 sums LLVM has registers for the weights of
+# few taps; of more it spills the sums.
 KNOWN_COLUMNS = 11
 # Bytes of a block of rows that is crossed strip by strip: what L1 holds, so that lines
 # shared by neighbouring strips are still there.
@@ -70,8 +71,9 @@ def choose_tiles(r: Request, s: Shape) -> tuple[Tile, ...]:
         widths = (8, 2) if s.tall else (FLAT_WIDTH, 1)
     form = "flat" if s.vectors == 1 else "phased"
     kh, sh = (0, 0) if s.tall else (r.g.kh, r.rows.stride)
-    few = jit.target().registers < 32 and r.g.kw <= KNOWN_COLUMNS
-    kw = r.g.kw if few and not s.tall else 0
+    few = jit.target().registers < 32
+    known = r.g.kw <= KNOWN_COLUMNS if few else r.g.kh * r.g.kw <= BLOCK_TAPS
+    kw = r.g.kw if known and not s.tall else 0
     size = r.dtype, r.lanes, kh, kw, sh, 0
     return tuple(
         Tile(form, *size, width, s.m, guarded, True, r.activation)
@@ -120,11 +122,10 @@ def strip_table(r: Request, s: Shape, widths: tuple[int, int], taps: Table) -> T
 def goes_on(run: tuple[int, ...], strip: tuple[int, ...], step: int) -> bool:
     """Tell whether a strip follows the last of a run of its kind, `step` elements on.
 
-    With few registers rows are crossed from end to end: down a strip the lines of rows
-    a power of two apart would meet in one set of the first cache.
+    Rows are crossed from end to end: down a strip the lines of rows a power of two
+    apart would meet in one set of the first cache.
     """
-    few = jit.target().registers < 32
-    return few and run[0] == strip[0] and strip[1] == run[1] + run[7] * step
+    return run[0] == strip[0] and strip[1] == run[1] + run[7] * step
 
 
 def pick_table(r: Request, channels: int) -> Table:
