@@ -54,9 +54,10 @@ class Finish:
         self._activate(accs, columns)
 
         def each(word: Callable[[Vec, Int, int], None]) -> None:
+            place = simd.walk(address, step, range(len(accs)))
             for t, acc in enumerate(accs):
                 with self._guard(t, columns):
-                    word(acc.get(simd.builder), address + t * step, t)
+                    word(acc.get(simd.builder), place(t), t)
 
         def plain(mask: Mask) -> None:
             def store(value: Vec, at: Int, t: int) -> None:

@@ -28,6 +28,14 @@ class Tile(NamedTuple):
     fold: int = 1  # input lanes that sum into one output; 0: all of them
     vectors: int = 1  # neighbouring vectors of a lane record, taken together
 
+    def reads(self, kw: int) -> dict[int, list[tuple[int, int]]]:
+        """Return the (output, tap) pairs of every input column that an output reads."""
+        pairs: dict[int, list[tuple[int, int]]] = {}
+        for output in range(self.width):
+            for tap in range(kw):
+                pairs.setdefault(self.sw * output + tap, []).append((output, tap))
+        return dict(sorted(pairs.items()))
+
     @property
     def transposed(self) -> bool:
         """Whether the outputs are the inputs of a strided convolution."""

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from numbadw import jit
+from numbadw.cpu import flat_taps
 from numbadw.cpu import plan_flat as flat
 from numbadw.cpu.caches import LINE
 from numbadw.cpu.flat import ROWS_TOGETHER
-from numbadw.cpu.flat_taps import SUMS
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import Plan, Table, assemble
 from numbadw.cpu.plan_forward import GROUP, LARGE_ROWS, lane_table, whole_records
 from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.simd import BYTES
+from numbadw.cpu.taps import SUMS, registers
 
-# Taps of a tile and its width: 21 sums, 7 gradients, an input and the bias' sum fit 32
-# registers; 9, 4 and two fit 16.
-MOST_TAPS = {32: 21, 16: 9}
+# Columns of a strip (taps.py).
 WIDTH = {32: 7, 16: 4}
 # Kernel columns of a tile; wider kernels are crossed in equal blocks of fewer.
 MOST_COLUMNS = 8
@@ -36,16 +35,11 @@ class Sizes(NamedTuple):
     strips: int
 
 
-def registers() -> int:
-    """Return the class of the register file that the tiles are made for."""
-    return 32 if jit.target().registers >= 32 else 16
-
-
 def choose_tiles(r: Request) -> tuple[Tile, ...]:
     """Return the three tiles: whole strips without and with guards, single columns."""
     g, class_ = r.g, registers()
     kw = -(-g.kw // -(-g.kw // MOST_COLUMNS))
-    most = max(1, MOST_TAPS[class_] // kw)
+    most = max(1, SUMS[class_] // kw)
     kh = -(-g.kh // -(-g.kh // most))
     multiplier = g.m if g.m <= r.lanes // 2 else 0
     masked = jit.target().vector_bytes == 64
@@ -160,7 +154,7 @@ def plan_flat(r: Request) -> tuple[Plan, Sizes]:
     g = r.g
     s = flat.Shape(r, planes=1)
     together = ROWS_TOGETHER[registers()]
-    kh = -(-g.kh // -(-g.kh // (SUMS * together)))
+    kh = -(-g.kh // -(-g.kh // (flat_taps.SUMS * together)))
     shape = r.dtype, r.lanes, kh, 0, r.rows.stride, 0, together, s.m
     tiles = tuple(
         Tile("ftaps", *shape, guarded, True, "linear") for guarded in (False, True)

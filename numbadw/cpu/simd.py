@@ -297,6 +297,23 @@ class Simd:
         kind = ir.FunctionType(I64, [I64])
         return self.integer(self.builder.asm(kind, "", "=r,0", [value.value], False))
 
+    def walk(
+        self, start: Int, step: Int, places: Sequence[int]
+    ) -> Callable[[int], Int]:
+        """Return the address of each of some ascending places, `step` bytes apart.
+
+        About every fourth is a register of its own, made from the one before; the
+        others are reached from it by the CPU's addressing.  Left to itself LLVM keeps
+        every multiple of the step from the outermost loop on: on the stack, if many.
+        """
+        near, anchor = 0, start
+        known: dict[int, tuple[Int, int]] = {}
+        for place in places:
+            if not known or place > near + 3:
+                anchor, near = self.opaque(anchor + step * (place - near)), place
+            known[place] = anchor, place - near
+        return lambda place: known[place][0] + step * known[place][1]
+
     def load_parameter(self, address: Int) -> Vec:
         """Load one float64 into every lane, in the lanes' own type."""
         double = ir.DoubleType()

@@ -7,7 +7,7 @@ of output rows.  Every form of tile (tile.py, transposed.py, taps.py) is a funct
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -132,10 +132,20 @@ class Strip:
             simd.when(self.ahead.compare("!=", 0)),
             simd.loop(row, last) as here,
         ):
-            start = self.x + here * self.x_row
             taps = min(step, max(1, self.tile.kw))
-            for j in (t * step + k for t in range(width) for k in range(taps)):
-                simd.prefetch(start + j * self.x_pix, 2)
+            columns = [t * step + k for t in range(width) for k in range(taps)]
+            address = simd.walk(self.x + here * self.x_row, self.x_pix, columns)
+            for j in columns:
+                simd.prefetch(address(j), 2)
+
+    def columns_of(self, row: Int, columns: Sequence[int]) -> Callable[[int], Int]:
+        """Return the address of each of some input columns of a row.
+
+        In a loop over kernel rows LLVM itself reaches one neighbour from the other.
+        """
+        if self.tile.kh or self.tile.sw > 1:
+            return self.simd.walk(row, self.x_pix, columns)
+        return lambda column: row + self.x_pix * column
 
     def load_x(self, address: Int) -> Vec:
         """Load the input lanes that belong to the output lanes."""

@@ -15,10 +15,11 @@ registers hold, and adds their sums over the strip's outputs to memory:
                             acc[kernel row][column - t] += x * g[t]
             result[block] += acc                        # one step of the sum
 
-A strip is crossed once for each block of taps, from L1.  Its outputs all exist, so each
-input is loaded once a kernel row for up to `kw` multiply-adds; the columns left over at
-the end of a row (`single` tiles) go one by one.  Inputs outside the image are skipped,
-never multiplied: a NaN reaches no tap but those that read it.
+Where registers are left (3x3), a tap has two sums that take outputs in turn and meet at
+the end.  A strip is crossed once for each block of taps, from L1.  Its outputs all
+exist, so each input is loaded once a kernel row for up to `kw` multiply-adds; the
+columns left over at the end of a row (`single` tiles) go one by one.  Inputs outside
+the image are skipped, never multiplied: a NaN reaches no tap but those that read it.
 
 The first block of taps also sums the gradient itself: the bias' gradient.
 """
@@ -30,8 +31,21 @@ import itertools
 import operator
 from typing import Any
 
+from numbadw import jit
 from numbadw.cpu.simd import Cell, Int, Vec
 from numbadw.cpu.strip import Strip
+
+# Sums of a tile: 21, with 7 gradients, an input and the bias' sum, fit 32 registers;
+# 10, 4 and two fit 16.
+SUMS = {32: 21, 16: 10}
+# Sums of one tap: one added to seven times a row waits for itself as long as the row's
+# multiply-adds of a 3x3 kernel take.
+MOST_SETS = 2
+
+
+def registers() -> int:
+    """Return the class of the register file that the tiles are made for."""
+    return 32 if jit.target().registers >= 32 else 16
 
 
 class Block:
@@ -41,9 +55,14 @@ class Block:
         tile, simd = strip.tile, strip.simd
         self.strip, self.ky, self.kx = strip, ky, kx
         zero = simd.vec(0.0)
-        self.accs = [[simd.variable() for _ in range(tile.kw)] for _ in range(tile.kh)]
+        sets = max(1, min(MOST_SETS, SUMS[registers()] // (tile.kh * tile.kw)))
+        # Kernel row, column, set.
+        self.accs = [
+            [[simd.variable() for _ in range(sets)] for _ in range(tile.kw)]
+            for _ in range(tile.kh)
+        ]
         self.bias = simd.variable()
-        for acc in itertools.chain(*self.accs, [self.bias]):
+        for acc in itertools.chain(*itertools.chain(*self.accs), [self.bias]):
             acc.set(zero)  # in every turn of the loops round the block
         first = simd.builder.and_(ky.compare("==", 0), kx.compare("==", 0))
         self.first = first
@@ -81,16 +100,16 @@ class Block:
         for a, accs in enumerate(self.accs):
             with simd.when((self.ky + a).compare("<", strip.kh)):
                 row = strip.o + (self.ky + a) * strip.w_row
-                for k, acc in enumerate(accs):
+                for k, sets in enumerate(accs):
                     with simd.when((self.kx + k).compare("<", strip.kw)):
-                        self._add(acc, row + (self.kx + k) * strip.w_col)
+                        self._add(sets, row + (self.kx + k) * strip.w_col)
         with simd.when(self.sums_bias):
-            self._add(self.bias, strip.b)
+            self._add([self.bias], strip.b)
 
-    def _add(self, acc: Cell, address: Int) -> None:
+    def _add(self, sets: list[Cell], address: Int) -> None:
         simd, mask = self.strip.simd, self.strip.mask
-        total = simd.load(address, mask) + acc.get(simd.builder)
-        simd.store(total, address, mask)
+        total = functools.reduce(operator.add, [acc.get(simd.builder) for acc in sets])
+        simd.store(simd.load(address, mask) + total, address, mask)
 
 
 def emit_taps(whole: Strip) -> None:
@@ -115,36 +134,30 @@ def emit_taps(whole: Strip) -> None:
 
 def _emit_columns(block: Block, o: Int, gradient: Int) -> None:
     """Emit `width` outputs of a row, each input column loaded once."""
-    strip = block.strip
+    strip, simd = block.strip, block.strip.simd
     tile = strip.tile
-    gs = [
-        strip.simd.load(gradient + t * strip.o_pix, strip.mask)
-        for t in range(tile.width)
-    ]
+    gs = [simd.load(gradient + t * strip.o_pix, strip.mask) for t in range(tile.width)]
     block.add_bias(gs)
-    with strip.simd.when(block.first):
+    with simd.when(block.first):
         first = (o + strip.ahead) * strip.sh + strip.kh - 1
         strip.ask(first, strip.sh, tile.width, tile.sw)
-        with strip.simd.when(strip.ahead.compare("!=", 0)):
+        with simd.when(strip.ahead.compare("!=", 0)):
             below = gradient + strip.ahead * strip.o_row
             for t in range(tile.width):
-                strip.simd.prefetch(below + t * strip.o_pix, 2)
+                simd.prefetch(below + t * strip.o_pix, 2)
 
-    def add(at: Int, pairs: list[tuple[Cell, Vec]]) -> None:
-        x = strip.load_x(at)
-        for acc, g in pairs:
-            strip.add(acc, x, g)
+    reads = tile.reads(tile.kw)
 
-    def row(accs: list[Cell], address: Int) -> None:
-        for j in range(tile.sw * (tile.width - 1) + tile.kw):
-            pairs = [
-                (accs[j - tile.sw * t], gs[t])
-                for t in range(tile.width)
-                if 0 <= j - tile.sw * t < tile.kw
-            ]
-            if pairs:
-                at = address + j * strip.x_pix
-                strip.column(block.kx + j, lambda at=at, pairs=pairs: add(at, pairs))
+    def row(accs: list[list[Cell]], address: Int) -> None:
+        place = simd.walk(address, strip.x_pix, list(reads))
+
+        def column(j: int) -> None:
+            x = strip.load_x(place(j))
+            for t, k in reads[j]:
+                strip.add(accs[k][t % len(accs[k])], x, gs[t])
+
+        for j in reads:
+            strip.column(block.kx + j, lambda j=j: column(j))
 
     block.each_row(o, row)
 
@@ -158,9 +171,9 @@ def _emit_single(block: Block, o: Int, first: Int, gradient: Int) -> None:
     g = strip.simd.load(gradient, strip.mask)
     block.add_bias([g])
 
-    def row(accs: list[Cell], address: Int) -> None:
+    def row(accs: list[list[Cell]], address: Int) -> None:
         start = address + first * strip.x_pix
-        for k, acc in enumerate(accs):
+        for k, (acc, *_) in enumerate(accs):
 
             def add(k: int = k, acc: Cell = acc) -> None:
                 strip.add(acc, strip.load_x(start + k * strip.x_pix), g)

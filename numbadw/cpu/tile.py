@@ -100,21 +100,17 @@ def _emit_columns(
     `first` is the column of the strip that `row` points to.
     """
     tile = strip.tile
-    kw = len(targets[0][1])
+    reads = tile.reads(len(targets[0][1]))
+    address = strip.columns_of(row, list(reads))
 
-    def column(j: int, taps: list[tuple[int, int]]) -> None:
-        x = strip.load_x(row + j * strip.x_pix)
+    def column(j: int) -> None:
+        x = strip.load_x(address(j))
         for accs, weights in targets:
-            for t, kx in taps:
+            for t, kx in reads[j]:
                 strip.add(accs[t], x, weights[kx])
 
-    for j in range(tile.sw * (tile.width - 1) + kw):
-        taps = [
-            (t, j - tile.sw * t) for t in range(tile.width) if 0 <= j - tile.sw * t < kw
-        ]
-        if taps:
-            index = first + j
-            strip.column(index, lambda j=j, taps=taps: column(j, taps))
+    for j in reads:
+        strip.column(first + j, lambda j=j: column(j))
 
 
 def emit_rows(whole: Strip) -> None:
