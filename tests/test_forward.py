@@ -121,6 +121,24 @@ def test_a_kernel_larger_than_the_image(kernel, rng):
             check(case._replace(padding=kernel, first=c > 1), rng)
 
 
+@pytest.mark.parametrize("kernel", [(13, 2), (20, 13), (31, 31), (90, 1)], ids=str)
+def test_tall_kernels_of_few_channels(kernel, rng):
+    # A block's first and last input rows serve some of its output rows, in any image.
+    for h in (1, 3, 8, 9, 15, 16, 40):
+        case = Case(h, 3 * lanes() + 1, 3, kernel=kernel)
+        for padding in ("same", ((kernel[0] - 1, 0), (5, 5)), ((2, kernel[0]), (0, 3))):
+            check(case._replace(padding=padding, w=kernel[1] + 40), rng)
+    check(Case(kernel[0] + 9, 50, 1, kernel=kernel, padding="valid", first=True), rng)
+
+
+def test_rows_of_tall_kernels_have_the_same_bits_anywhere_in_a_block(rng):
+    x, w, _ = Case(40, 70, 3, kernel=(14, 5)).arrays(rng)
+    whole = ndw.depthwise_conv2d(x, w)
+    for top in range(1, 10):
+        part = ndw.depthwise_conv2d(x[:, top:], w)
+        np.testing.assert_array_equal(part, whole[:, top:])
+
+
 STRIDES = [(1, 1), (2, 2), (3, 3), (2, 1), (1, 2), (3, 2)]
 DILATIONS = [(1, 1), (2, 2), (3, 3), (1, 4), (6, 1), (5, 2)]
 

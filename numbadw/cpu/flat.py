@@ -14,9 +14,11 @@ weights repeat with the channels.  A strip is `width` such vectors:
                         acc[out][t] += x[t] * weight[row - out, tap]
         store the block
 
-Loads are unaligned and cost more than the arithmetic, so each serves many rows.  Tall
-kernels take one output row at a time with the kernel rows in a run-time loop.  Kernel
-width, dilation and padding are run-time numbers (the table of taps).  In a *phased*
+Loads are unaligned and cost more than the arithmetic, so each serves many rows.  Of
+tall kernels the input rows that serve all output rows of the block are a run-time loop;
+where such a kernel has a stride, or too many taps for one chain of sums, output rows go
+one at a time.  Kernel width, dilation and padding are run-time numbers (the table of
+taps).  In a *phased*
 tile the output channels do not fit a vector whole number of times but fit the strip:
 each of its vectors has weights of its own.  *Guarded* tiles
 compare each lane with the row's ends: lanes outside read zero, which is what padding
@@ -159,9 +161,9 @@ ROWS_TOGETHER = {32: 8, 16: 4}
 
 
 def emit_flat(flat: Flat, finish: Finish, together: int) -> None:
-    """Emit the strip: rows together where the tile knows the kernel's height."""
+    """Emit the strip: rows together where the tile knows the kernel's stride."""
     simd = flat.simd
-    if not flat.tile.kh:
+    if not flat.tile.sh:
         with simd.loop(flat.first, flat.last) as o, flat.each_strip() as here:
             totals = here.accumulators()
             for total in totals:
@@ -209,10 +211,24 @@ def _emit_together(
     flat: Flat, finish: Finish, o: Int, together: int, known: Known | None
 ) -> None:
     """Emit a block of output rows of a strip, each input row loaded once for all."""
-    simd, kh, sh = flat.simd, flat.tile.kh, flat.tile.sh
+    simd = flat.simd
     outs = [flat.accumulators() for _ in range(together)]
     for acc in itertools.chain(*outs):
         acc.set(simd.vec(0.0))
+    if flat.tile.kh:
+        _emit_block(flat, outs, o, known)
+    else:
+        _emit_tall(flat, outs, o)
+    for a in range(together):
+        with simd.when((o + a).compare("<", flat.last)):
+            flat.store(finish, outs[a], o + a)
+
+
+def _emit_block(
+    flat: Flat, outs: list[list[Cell]], o: Int, known: Known | None
+) -> None:
+    """Emit the input rows of a block for a kernel of known height."""
+    simd, kh, sh, together = flat.simd, flat.tile.kh, flat.tile.sh, len(outs)
     for r in range(sh * (together - 1) + kh):
         targets = [
             (r - sh * a, outs[a]) for a in range(together) if 0 <= r - sh * a < kh
@@ -226,9 +242,31 @@ def _emit_together(
             else:
                 rows = [(simd.integer(ky), accs) for ky, accs in targets]
                 _emit_row(flat, row, rows, (simd.integer(0), flat.kw))
-    for a in range(together):
-        with simd.when((o + a).compare("<", flat.last)):
-            flat.store(finish, outs[a], o + a)
+
+
+def _emit_tall(flat: Flat, outs: list[list[Cell]], o: Int) -> None:
+    """Emit the input rows of a block for a kernel taller than it, of stride 1.
+
+    Row r serves output row a by kernel row r - a: the first and last rows some of them,
+    all rows between all of them.
+    """
+    simd, together = flat.simd, len(outs)
+    columns = simd.integer(0), flat.kw
+
+    def edge(row: Int, served: range) -> None:
+        targets = [(row - (o + a), outs[a]) for a in served]
+        with simd.when(row.within(flat.row_lo, flat.row_hi)):
+            _emit_row(flat, row, targets, columns)
+
+    for r in range(together - 1):
+        edge(o + r, range(r + 1))
+    low = flat.row_lo.maximum(o + (together - 1))
+    high = flat.row_hi.minimum(o + flat.kh)
+    with simd.loop(low, high) as row:
+        targets = [(row - (o + a), accs) for a, accs in enumerate(outs)]
+        _emit_row(flat, row, targets, columns)
+    for r in range(together - 1):
+        edge(o + flat.kh + r, range(r + 1, together))
 
 
 def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
@@ -286,7 +324,7 @@ def _emit_row(
 
 
 def _emit_flat_strip(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
-    many = ROWS_TOGETHER[32 if tile.width > 2 or tile.kh > 16 else 16]
+    many = ROWS_TOGETHER[32 if tile.width > 2 else 16]
     emit_flat(Flat(simd, tile, values), Finish(simd, tile, values), many)
 
 

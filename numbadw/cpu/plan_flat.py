@@ -18,8 +18,8 @@ from numbadw.geometry import Geometry
 
 # Vectors of a strip: 8 rows of 3 fill 24 of 32 registers (flat.py).
 FLAT_WIDTH = 3
-# Taller kernels take the flat tile that knows no height.
-FLAT_ROWS = 12
+# Taller kernels take flat tiles that know no height.
+FLAT_ROWS = 11
 # Kernel columns that a tile of few registers knows: it has but 8 sums to hide the taps'
 # table and the loop over it behind.  With 24 sums LLVM has registers for the weights of
 # few taps; of more it spills the sums.
@@ -59,6 +59,8 @@ class Shape:
         self.segment = -(-g.w // g.sw) * self.c + r.lanes
         long = g.kw > CHAIN or g.kh * g.kw > CHAIN_TAPS
         self.tall = g.kh > FLAT_ROWS or long
+        # Output rows one at a time.
+        self.alone = long or (self.tall and r.rows.stride > 1)
 
 
 def choose_tiles(r: Request, s: Shape) -> tuple[Tile, ...]:
@@ -68,9 +70,9 @@ def choose_tiles(r: Request, s: Shape) -> tuple[Tile, ...]:
     elif jit.target().registers < 32:
         widths = (2, 1)
     else:
-        widths = (8, 2) if s.tall else (FLAT_WIDTH, 1)
+        widths = (8, 2) if s.alone else (FLAT_WIDTH, 1)
     form = "flat" if s.vectors == 1 else "phased"
-    kh, sh = (0, 0) if s.tall else (r.g.kh, r.rows.stride)
+    kh, sh = 0 if s.tall else r.g.kh, 0 if s.alone else r.rows.stride
     few = jit.target().registers < 32
     known = r.g.kw <= KNOWN_COLUMNS if few else r.g.kh * r.g.kw <= BLOCK_TAPS
     kw = r.g.kw if known and not s.tall else 0
@@ -175,7 +177,7 @@ def make_plan(r: Request, planes: int) -> Plan:
     picks = pick_table(r, s.c) if s.packs else []
     row_bytes = (g.w * s.c * r.rows.stride + s.total) * isz
     blocks = max(-(-(g.oh * row_bytes) // FLAT_BYTES), -(-ITEMS // (g.n * planes or 1)))
-    together = 1 if s.tall else ROWS_TOGETHER[jit.target().registers]
+    together = 1 if s.alone else ROWS_TOGETHER[jit.target().registers]
     rows = r.row_table(max(len(r.rows.phases), blocks), together)
     tallest = max(row[7] - row[6] for row in rows)
     need = min(g.h, (tallest - 1) * r.rows.stride + g.kh)

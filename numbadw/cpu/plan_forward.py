@@ -34,8 +34,10 @@ PLANE_VECTORS = 2
 PACKED_BYTES = 256 * 1024
 # Lane vectors of a work item: few enough for L1 to keep the rows they share.
 GROUP = 8
-# Share of its sets that the lines of a tile may fill (see `crowded`).
+# Shares of its sets that the lines of a tile may fill (see `crowded`) before both
+# vectors of a line go together, and before strided tiles are narrow ones.
 CROWD = 0.75
+NARROW_CROWD = 1.5
 # Output rows of a work item: more gains nothing, fewer cost restarts.  In arrays too
 # large for the caches (request.py) the tile asks for the inputs of the next item's
 # rows: it jumps too much for the hardware prefetchers.  Batch 16 of 112x112x32 3x3 on
@@ -85,7 +87,7 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
     sh, sw, kh, kw = r.rows.stride, r.columns.stride, g.kh, g.kw
     multiplier = g.m if g.m <= r.lanes // 2 else 0
     if kh * kw <= BLOCK_TAPS and not wide:
-        form, widths = "block", (7, 4) if many else (4, 2)
+        form, widths = "block", (7, 4 if sw == 1 else 2) if many else (4, 2)
     elif wide or kw > ROWS_COLUMNS or kh * kw > CHAIN_TAPS:
         form, widths = "wide", (14, 7) if many else (7, 4)
         sh = kh = kw = 0
@@ -125,8 +127,8 @@ def line_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
     return tuple(tile._replace(width=4, vectors=2) for tile in tiles[:2])
 
 
-def crowded(r: Request, tile: Tile) -> bool:
-    """Tell whether the lines of one step of a tile overflow their sets of the L1 cache.
+def crowded(r: Request, tile: Tile, share: float) -> bool:
+    """Tell whether one step of a tile fills more than a share of its sets of L1.
 
     Pixels a large power of two apart share few sets: 512 channels of float32 two.  A
     strip as wide as the image would still lose more by narrower tiles.
@@ -140,7 +142,7 @@ def crowded(r: Request, tile: Tile) -> bool:
     rows = r.rows.stride * (height - 1) + g.kh
     columns = r.columns.stride * (tile.width - 1) + g.kw
     lines = rows * columns + height * tile.width + g.kh * g.kw
-    return lines > CROWD * cache.ways * (way // step)
+    return lines > share * cache.ways * (way // step)
 
 
 def fold(r: Request) -> int:
@@ -329,8 +331,12 @@ def plan_direct(
     used = tiles
     if strips is None:
         pairs = line_tiles(r, tiles)
-        if pairs and crowded(r, tiles[0]):
+        strided = r.columns.stride > 1
+        if pairs and crowded(r, tiles[0], CROWD):
             kind, used = len(tiles), pairs
+        elif strided and crowded(r, tiles[0], NARROW_CROWD):
+            # What the hardware fetches of the next lane vectors has no room, either.
+            kind, used = 2, tiles[2:]
         tiles += pairs
         strips = strip_table(r, used, r.x.w, r.o.w, kind)
     lanes = lane_table(r, used[0].vectors)
