@@ -14,6 +14,7 @@ wait for ever for the locks of that thread, which it does not have.
 
 from __future__ import annotations
 
+import gc
 import operator
 import os
 from collections.abc import Iterator
@@ -44,10 +45,22 @@ def give_back(me: object) -> None:
 def undisturbed() -> Iterator[None]:
     """Keep forks, other threads' first calls and Ctrl-C waiting until the block ends.
 
-    For all that a first call does: import, compile, start threads.
+    For all that a first call does: import, compile, start threads.  Python's cycle
+    collector keeps still, too, which would take a tenth of the time.
     """
-    with interrupts.held(), compiling:
+    with interrupts.held(), compiling, _uncollected():
         yield
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:

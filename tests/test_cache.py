@@ -1,5 +1,7 @@
 """The on-disk cache: it saves compiling, and whatever its state nothing ever fails."""
 
+import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import Case, check, environment, lanes
+from numba.core.errors import TypingError
 
 import numbadw as ndw
 from numbadw import jit
@@ -203,3 +206,32 @@ def test_one_kernel_serves_every_run_of_its_shape():
     assert launch.serial_driver() is launch.serial_driver()
     assert isinstance(address, int)
     assert np.iinfo(np.int64).max > address > 0
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("fails", [False, True])
+def test_pythons_collector_keeps_still_while_compiling_alone(enabled, fails, monkeypatch):
+    found = []
+
+    def no_cache(function):
+        found.append(gc.isenabled())
+
+    def broken(number):
+        return unknown(number)  # noqa: F821
+
+    monkeypatch.setattr(jit, "_cache_for", no_cache)
+    expected = pytest.raises(TypingError) if fails else contextlib.nullcontext()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with expected:
+            jit.compile_driver(broken if fails else magnitude, "int64(int64)")
+        after = gc.isenabled()
+    finally:
+        gc.enable()
+    assert found == [False]
+    assert after == enabled
+
+
+def magnitude(number):
+    """Give Numba something to compile."""
+    return abs(number)
