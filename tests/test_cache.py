@@ -210,7 +210,7 @@ def test_one_kernel_serves_every_run_of_its_shape():
 
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("fails", [False, True])
-def test_pythons_collector_keeps_still_while_compiling_alone(enabled, fails, monkeypatch):
+def test_the_collector_keeps_still_while_compiling(enabled, fails, monkeypatch):
     found = []
 
     def no_cache(function):

@@ -145,6 +145,15 @@ def crowded(r: Request, tile: Tile, share: float) -> bool:
     return lines > share * cache.ways * (way // step)
 
 
+def narrows(r: Request, tile: Tile) -> bool:
+    """Tell whether strided strips are better narrow: their sets of L1 are crowded.
+
+    What the hardware fetches of the next lane vectors has no room in them, either.
+    """
+    strided = tile.form == "block" and r.columns.stride > 1
+    return strided and crowded(r, tile, NARROW_CROWD)
+
+
 def fold(r: Request) -> int:
     """Return how many lanes sum into one output; 0: whole vectors and more."""
     return r.fold if r.fold <= r.lanes // 2 else 0
@@ -331,11 +340,9 @@ def plan_direct(
     used = tiles
     if strips is None:
         pairs = line_tiles(r, tiles)
-        strided = r.columns.stride > 1
         if pairs and crowded(r, tiles[0], CROWD):
             kind, used = len(tiles), pairs
-        elif strided and crowded(r, tiles[0], NARROW_CROWD):
-            # What the hardware fetches of the next lane vectors has no room, either.
+        elif narrows(r, tiles[0]):
             kind, used = 2, tiles[2:]
         tiles += pairs
         strips = strip_table(r, used, r.x.w, r.o.w, kind)
