@@ -112,6 +112,20 @@ def test_kernel_sizes_in_the_packed_feed(kernel, rng):
     check(case._replace(w=2 * lanes() + 1, padding=kernel), rng)
 
 
+@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize("kernel", [(1, 2), (4, 1), (2, 2), (3, 3)], ids=str)
+def test_channels_first_without_packing(kernel, m, rng):
+    vector = lanes()
+    light = kernel != (3, 3)
+    for c, planes in ((vector + 1, light or m == 1), (2 * vector, light)):
+        for w in (2 * vector, 5 * vector + 3):
+            case = Case(9, w, c, m, kernel, first=True, n=2)
+            assert (case.plan().feed == "flat") == planes
+            check(case, rng)
+    strided = Case(9, 5 * vector, 2 * vector, m, kernel, (2, 2), first=True)
+    assert strided.plan().feed == "packed"
+
+
 @pytest.mark.parametrize("kernel", [(2, 1), (4, 4), (14, 3), (40, 31)])
 def test_a_kernel_larger_than_the_image(kernel, rng):
     for h, w in ((1, 1), (3, 2), (1, 20)):
