@@ -34,10 +34,11 @@ PLANE_VECTORS = 2
 # in use, go plane by plane (see `light`).
 LIGHT_TAPS = 4
 IDLE_SHARE = 0.6
-# With 32 registers the tile of two output rows and all weights takes more taps, but no
-# wider rows: 57x61x1000 on one Zen 5 core 4x4 1.4 times as fast as row by row, 15x1
-# 1.6 times, 14x14x512 5x2 1.8; 2x8 and 1x11 with a stride 0.6 times.
-MORE_TAPS = 16
+# With 32 registers the tile of two output rows, which loads all weights once, takes
+# more taps, but no wider rows: 57x61x1000 on one Zen 5 core 4x4 1.4 times as fast as
+# row by row, 15x1 1.6 times, 14x14x512 5x2 1.8; but 14x14x480 5x5 0.8 times, and 2x8
+# and 1x11 with a stride 0.6.
+MORE_TAPS = 20
 MORE_COLUMNS = 5
 # Bytes of packed rows that a block of rows may take: a quarter of a usual L2.
 PACKED_BYTES = 256 * 1024

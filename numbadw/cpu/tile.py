@@ -6,8 +6,8 @@ of the image exist and how many lanes count are run-time integers (strip.py).
 Five emitters share that interface, those of the gradients in transposed.py and taps.py;
 the planners pick one by kernel size:
 
-block   kernels of few taps (3x3; 4x4 with 32 registers).  Two output rows at a time,
-        weights in registers:
+block   kernels of few taps (9; 20 with 32 registers).  Two output rows at a time,
+        all weights loaded once:
 
             for pair of output rows:                # run time
                 for lane vector:                    # run time
@@ -47,7 +47,7 @@ from numbadw.cpu.strip import STRIP_FIELDS, Strip
 from numbadw.cpu.taps import emit_taps
 from numbadw.cpu.transposed import emit_tblock, emit_trows
 
-BLOCK_ROWS = 2  # 2 x 7 accumulators, 16 weights and an input fit 32 registers
+BLOCK_ROWS = 2  # 2 x 7 accumulators, 9 weights and an input fit 32 registers
 
 
 def emit_block(whole: Strip) -> None:
