@@ -142,6 +142,8 @@ def test_tall_kernels_of_few_channels(kernel, rng):
         case = Case(h, 3 * lanes() + 1, 3, kernel=kernel)
         for padding in ("same", ((kernel[0] - 1, 0), (5, 5)), ((2, kernel[0]), (0, 3))):
             check(case._replace(padding=padding, w=kernel[1] + 40), rng)
+        for strides in ((2, 1), (3, 2), (4, 4), (5, 1)):
+            check(case._replace(w=kernel[1] + 40, strides=strides), rng)
     check(Case(kernel[0] + 9, 50, 1, kernel=kernel, padding="valid", first=True), rng)
 
 

@@ -16,8 +16,8 @@ weights repeat with the channels.  A strip is `width` such vectors:
 
 Loads are unaligned and cost more than the arithmetic, so each serves many rows.  Of
 tall kernels the input rows that serve all output rows of the block are a run-time loop;
-where such a kernel has a stride, or too many taps for one chain of sums, output rows go
-one at a time.  Kernel width, dilation and padding are run-time numbers (the table of
+where there are none, or too many taps for one chain of sums, output rows go one at a
+time.  Kernel width, dilation and padding are run-time numbers (the table of
 taps).  In a *phased*
 tile the output channels do not fit a vector whole number of times but fit the strip:
 each of its vectors has weights of its own.  *Guarded* tiles
@@ -245,28 +245,29 @@ def _emit_block(
 
 
 def _emit_tall(flat: Flat, outs: list[list[Cell]], o: Int) -> None:
-    """Emit the input rows of a block for a kernel taller than it, of stride 1.
+    """Emit the input rows of a block for a kernel taller than the rows between outputs.
 
-    Row r serves output row a by kernel row r - a: the first and last rows some of them,
-    all rows between all of them.
+    Input row r serves output row a by kernel row r - a * stride: the first and last
+    rows some of them, all rows between all of them.
     """
-    simd, together = flat.simd, len(outs)
-    columns = simd.integer(0), flat.kw
+    simd, sh, together = flat.simd, flat.tile.sh, len(outs)
+    columns, top = (simd.integer(0), flat.kw), o * flat.tile.sh
+    edges = sh * (together - 1)
+
+    def targets(row: Int, served: range) -> list[tuple[Int, list[Cell]]]:
+        return [(row - (top + sh * a), outs[a]) for a in served]
 
     def edge(row: Int, served: range) -> None:
-        targets = [(row - (o + a), outs[a]) for a in served]
         with simd.when(row.within(flat.row_lo, flat.row_hi)):
-            _emit_row(flat, row, targets, columns)
+            _emit_row(flat, row, targets(row, served), columns)
 
-    for r in range(together - 1):
-        edge(o + r, range(r + 1))
-    low = flat.row_lo.maximum(o + (together - 1))
-    high = flat.row_hi.minimum(o + flat.kh)
-    with simd.loop(low, high) as row:
-        targets = [(row - (o + a), accs) for a, accs in enumerate(outs)]
-        _emit_row(flat, row, targets, columns)
-    for r in range(together - 1):
-        edge(o + flat.kh + r, range(r + 1, together))
+    for r in range(edges):
+        edge(top + r, range(r // sh + 1))
+    low = flat.row_lo.maximum(top + edges)
+    with simd.loop(low, flat.row_hi.minimum(top + flat.kh)) as row:
+        _emit_row(flat, row, targets(row, range(together)), columns)
+    for r in range(edges):
+        edge(top + flat.kh + r, range(r // sh + 1, together))
 
 
 def _emit_chunks(flat: Flat, o: Int, totals: list[Cell]) -> None:
@@ -324,7 +325,8 @@ def _emit_row(
 
 
 def _emit_flat_strip(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
-    many = ROWS_TOGETHER[32 if tile.width > 2 else 16]
+    few = tile.width <= 2 or (not tile.kh and tile.sh > 1)
+    many = ROWS_TOGETHER[16 if few else 32]
     emit_flat(Flat(simd, tile, values), Finish(simd, tile, values), many)
 
 
