@@ -161,6 +161,16 @@ def test_code_does_not_grow_with_the_stride(wanted):
     assert lines(50) < 2 * lines(4)
 
 
+@pytest.mark.parametrize("kernel", [(5, 5), (63, 3), (200, 3)], ids=str)
+def test_code_of_few_channels_does_not_grow_with_the_stride(kernel):
+    def lines(stride):
+        case = Case(kernel[0], 400, 3, kernel=kernel, strides=(stride, 1))
+        plan = case.plan()
+        return len(compile_code(plan, plan.tiles[0]).splitlines())
+
+    assert lines(40) < 2 * lines(4)
+
+
 FOUND = {
     "haswell": ([32, True, 16, True], ["zmm"], ["ymm", "vfmadd"]),
     "nehalem": ([16, False, 16, False], ["zmm", "ymm", "vfmadd"], ["xmm", "mulps"]),

@@ -59,9 +59,9 @@ class Shape:
         self.segment = -(-g.w // g.sw) * self.c + r.lanes
         long = g.kw > CHAIN or g.kh * g.kw > CHAIN_TAPS
         self.tall = g.kh > FLAT_ROWS or long
-        # Output rows one at a time: no input row serves all of those together.
+        # Output rows one at a time: few input rows would serve all of those together.
         apart = r.rows.stride * (ROWS_TOGETHER[16] - 1)
-        self.alone = long or (self.tall and r.rows.stride > 1 and g.kh <= apart)
+        self.alone = long or (self.tall and apart > FLAT_ROWS)
 
 
 def choose_tiles(r: Request, s: Shape) -> tuple[Tile, ...]:
