@@ -9,7 +9,7 @@ from sequence_cases import FORMS, MANY, as_images, draw, image_options
 
 import numbadw as ndw
 from numbadw import activations
-from numbadw.cpu import plan_forward
+from numbadw.cpu import plan_forward, plan_tiles
 from numbadw.cpu.caches import caches
 from numbadw.cpu.request import LARGE_SHARE, Request
 from numbadw.geometry import make_sequence_geometry
@@ -132,7 +132,7 @@ def test_every_output_lies_in_one_run():
         g = make_sequence_geometry((1, length, 64), (k, 64, 1), 1, "causal", d, False)
         strides = (length * 256, 0, 256, 4)
         r = Request(g, np.dtype("float32"), strides, strides, "linear", 0.0)
-        tiles = plan_forward.choose_tiles(r)
+        tiles = plan_tiles.choose_tiles(r)
         strips = plan_forward.strip_table(r, tiles, r.x.w, r.o.w)
         width = tiles[0].width
         walk = plan_forward.walk_along(r, strips, 4, width)

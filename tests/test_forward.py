@@ -7,7 +7,7 @@ from cases import Case, assert_close, check, grid, lanes
 import numbadw as ndw
 from numbadw import dispatch, functional
 from numbadw.activations import ACTIVATIONS, ALIASES
-from numbadw.cpu import plan_forward, request
+from numbadw.cpu import plan_forward, plan_tiles, request
 from numbadw.cpu.caches import LINE, Caches, caches
 from numbadw.cpu.records import RECORDS, index
 from numbadw.memory import aligned_empty
@@ -73,8 +73,8 @@ def test_pixels_that_share_sets_of_the_cache(side, stride, dtype, rng):
         assert np.isnan(results[..., c:]).all()
         g, kind = case.geometry, np.dtype(dtype)
         r = request.Request(g, kind, inputs.strides, out.strides, "linear", 0.0)
-        pairs = plan_forward.line_tiles(r, plan_forward.choose_tiles(r))
-        assert bool(pairs) == plan_forward.halves_lines(r)
+        pairs = plan_tiles.line_tiles(r, plan_tiles.choose_tiles(r))
+        assert bool(pairs) == plan_tiles.halves_lines(r)
         assert (
             all(n >= 4 for n in strip_kinds(plan_forward.plan_direct(r))) or not pairs
         )

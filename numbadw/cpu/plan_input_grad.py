@@ -16,7 +16,7 @@ import dataclasses
 import numpy as np
 
 from numbadw import jit
-from numbadw.cpu import plan_forward
+from numbadw.cpu import plan_forward, plan_tiles
 from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import (
     BLOCK_TAPS,
@@ -83,7 +83,7 @@ def make_plan(r: Request, g: Geometry) -> Plan:
         together = rows_together(r.rows.stride)
         return plan_forward.plan_direct(r, tiles, strips, together)
     phases = r.rows.tap_step, r.columns.tap_step
-    tiles = plan_forward.choose_tiles(r, wide=phases != (-1, -1))
+    tiles = plan_tiles.choose_tiles(r, wide=phases != (-1, -1))
     return plan_forward.plan_direct(r, tiles)
 
 
@@ -102,9 +102,7 @@ def choose_transposed(r: Request) -> tuple[Tile, ...]:
     shape = r.dtype, r.lanes, kh, g.kw, sh if block else 0, sw
     masked = jit.target().vector_bytes == 64
     return tuple(
-        Tile(
-            form, *shape, width * sw, 1, guarded, masked, "linear", plan_forward.fold(r)
-        )
+        Tile(form, *shape, width * sw, 1, guarded, masked, "linear", plan_tiles.fold(r))
         for width in widths
         for guarded in (False, True)
     )

@@ -1,0 +1,131 @@
+"""Which tiles: form, width and registers by the kernel, never by the size of an image.
+
+A kernel's tiles serve all images, so that a new size compiles nothing; which of them a
+strip takes is for the strip's planner (plan_forward.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+from numbadw import jit
+from numbadw.cpu.caches import LINE, caches
+from numbadw.cpu.label import Tile
+from numbadw.cpu.plan import BLOCK_TAPS, CHAIN_TAPS, ROWS_COLUMNS
+from numbadw.cpu.request import Request
+from numbadw.cpu.tile import BLOCK_ROWS
+
+# With 32 registers the tile of two output rows, which loads all weights once, takes
+# more taps, but no wider rows: 57x61x1000 on one Zen 5 core 4x4 1.4 times as fast as
+# row by row, 15x1 1.6 times, 14x14x512 5x2 1.8; but 14x14x480 5x5 0.8 times, and 2x8
+# and 1x11 with a stride 0.6.
+MORE_TAPS = 20
+MORE_COLUMNS = 5
+# Shares of its sets that the lines of a tile may fill (see `crowded`) before both
+# vectors of a line go together, and before strided tiles are narrow ones.
+CROWD = 0.75
+NARROW_CROWD = 1.5
+
+
+def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
+    """Return the four tiles (two widths, each without and with guards).
+
+    `wide` asks for those that take any number of kernel columns.
+    """
+    g, many = r.g, jit.target().registers >= 32
+    masked = jit.target().vector_bytes == 64
+    sh, sw, kh, kw = r.rows.stride, r.columns.stride, g.kh, g.kw
+    multiplier = g.m if g.m <= r.lanes // 2 else 0
+    most = MORE_TAPS if many and kw <= MORE_COLUMNS else BLOCK_TAPS
+    if kh * kw <= most and not wide:
+        form, widths = "block", (7, 4 if sw == 1 else 2) if many else (4, 2)
+    elif wide or kw > ROWS_COLUMNS or kh * kw > CHAIN_TAPS:
+        form, widths = "wide", (14, 7) if many else (7, 4)
+        sh = kh = kw = 0
+    else:
+        form, widths = "rows", (14, 7) if many else (7, 4)
+        sh = kh = 0
+    return tuple(
+        Tile(
+            form,
+            r.dtype,
+            r.lanes,
+            kh,
+            kw,
+            sh,
+            sw,
+            width,
+            multiplier,
+            guarded,
+            masked,
+            r.activation,
+            fold(r),
+        )
+        for width in widths
+        for guarded in (False, True)
+    )
+
+
+def line_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+    """Return tiles that take both vectors of a line together, where lines hold two.
+
+    The line is read in one go, where otherwise its second half comes only after the
+    strip's other lines, which may have thrown it out (see `crowded`).
+    """
+    some = tiles[0].form in ("block", "rows") and r.g.m == r.fold == 1
+    if not some or not halves_lines(r):
+        return ()
+    return tuple(tile._replace(width=4, vectors=2) for tile in tiles[:2])
+
+
+def crowded(r: Request, tile: Tile, share: float) -> bool:
+    """Tell whether one step of a tile fills more than a share of its sets of L1.
+
+    Pixels a large power of two apart share few sets: 512 channels of float32 two.  A
+    strip as wide as the image would still lose more by narrower tiles.
+    """
+    g, cache, block = r.g, caches(), tile.form == "block"
+    if not block and g.ow <= tile.width:
+        return False
+    way = cache.sets * LINE
+    step = max(LINE, math.gcd(r.x.w * r.columns.in_step, way))
+    height = BLOCK_ROWS if block else 1
+    rows = r.rows.stride * (height - 1) + g.kh
+    columns = r.columns.stride * (tile.width - 1) + g.kw
+    lines = rows * columns + height * tile.width + g.kh * g.kw
+    return lines > share * cache.ways * (way // step)
+
+
+def narrows(r: Request, tile: Tile) -> bool:
+    """Tell whether strided strips are better narrow: their sets of L1 are crowded.
+
+    What the hardware fetches of the next lane vectors has no room in them, either.
+    """
+    strided = tile.form == "block" and r.columns.stride > 1
+    return strided and crowded(r, tile, NARROW_CROWD)
+
+
+def suit(
+    r: Request, tiles: tuple[Tile, ...]
+) -> tuple[tuple[Tile, ...], int, tuple[Tile, ...]]:
+    """Return all tiles to compile, and those that strips take: the first's number, all.
+
+    Where lines lie too close in the first cache they are the line tiles or the narrow.
+    """
+    pairs = line_tiles(r, tiles)
+    every = tiles + pairs
+    if pairs and crowded(r, tiles[0], CROWD):
+        return every, len(tiles), pairs
+    if narrows(r, tiles[0]):
+        return every, 2, tiles[2:]
+    return every, 0, tiles
+
+
+def halves_lines(r: Request) -> bool:
+    """Tell whether a cache line holds two vectors, and registers are few: AVX2."""
+    return r.lanes * r.itemsize * 2 == LINE and jit.target().registers < 32
+
+
+def fold(r: Request) -> int:
+    """Return how many lanes sum into one output; 0: whole vectors and more."""
+    return r.fold if r.fold <= r.lanes // 2 else 0
