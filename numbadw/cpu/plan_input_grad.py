@@ -93,10 +93,10 @@ def choose_transposed(r: Request) -> tuple[Tile, ...]:
     sh, sw = r.rows.stride, r.columns.stride
     block = g.kh * g.kw <= BLOCK_TAPS
     if block:
-        room = ((21 if many else 6) // rows_together(sh)) // sw
+        room = ((21 if many else 8) // rows_together(sh)) // sw
         widths = max(1, room), max(1, room // 2)
     else:
-        room = (14 if many else 6) // sw
+        room = (14 if many else 8) // sw
         widths = room, max(1, room // 2)
     form, kh = ("tblock", g.kh) if block else ("trows", 0)
     shape = r.dtype, r.lanes, kh, g.kw, sh if block else 0, sw

@@ -15,10 +15,10 @@ from numbadw.cpu.plan import BLOCK_TAPS, CHAIN_TAPS, ROWS_COLUMNS
 from numbadw.cpu.request import Request
 from numbadw.cpu.tile import BLOCK_ROWS
 
-# With 32 registers the tile of two output rows, which loads all weights once, takes
-# more taps, but no wider rows: 57x61x1000 on one Zen 5 core 4x4 1.4 times as fast as
-# row by row, 15x1 1.6 times, 14x14x512 5x2 1.8; but 14x14x480 5x5 0.8 times, and 2x8
-# and 1x11 with a stride 0.6.
+# The tile of two output rows, which loads all weights once, takes more taps, too, but
+# no wider rows: 57x61x1000 on one Zen 5 core 4x4 1.4 times as fast as row by row, 15x1
+# 1.6 times, 14x14x512 5x2 1.8 (AVX2 code there 5x2 1.2, 15x1 1.35, 4x4 1.0); but
+# 14x14x480 5x5 0.8 times, and 2x8 and 1x11 with a stride 0.6.
 MORE_TAPS = 20
 MORE_COLUMNS = 5
 # Shares of its sets that the lines of a tile may fill (see `crowded`) before both
@@ -36,7 +36,7 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
     masked = jit.target().vector_bytes == 64
     sh, sw, kh, kw = r.rows.stride, r.columns.stride, g.kh, g.kw
     multiplier = g.m if g.m <= r.lanes // 2 else 0
-    most = MORE_TAPS if many and kw <= MORE_COLUMNS else BLOCK_TAPS
+    most = MORE_TAPS if kw <= MORE_COLUMNS else BLOCK_TAPS
     if kh * kw <= most and not wide:
         form, widths = "block", (7, 4 if sw == 1 else 2) if many else (4, 2)
     elif wide or kw > ROWS_COLUMNS or kh * kw > CHAIN_TAPS:

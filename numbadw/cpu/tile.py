@@ -6,7 +6,7 @@ of the image exist and how many lanes count are run-time integers (strip.py).
 Five emitters share that interface, those of the gradients in transposed.py and taps.py;
 the planners pick one by kernel size:
 
-block   kernels of few taps (9; 20 with 32 registers).  Two output rows at a time,
+block   kernels of few taps: 9, or 20 in up to 5 columns.  Two output rows at a time,
         all weights loaded once:
 
             for pair of output rows:                # run time
