@@ -124,6 +124,8 @@ def test_channels_first_without_packing(kernel, m, rng):
             check(case, rng)
     strided = Case(9, 5 * vector, 2 * vector, m, kernel, (2, 2), first=True)
     assert strided.plan().feed == "packed"
+    dilated = strided._replace(strides=(1, 1), dilation=(6, 6))
+    assert dilated.plan().feed == "packed"
 
 
 @pytest.mark.parametrize("kernel", [(2, 1), (4, 4), (14, 3), (40, 31)])

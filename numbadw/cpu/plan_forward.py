@@ -66,12 +66,14 @@ def light(r: Request) -> bool:
     """Tell whether packing costs more than planes of their own: few taps or lanes.
 
     Channels first on one Zen 5 core: 64x112x112 2x2 179 -> 120 us, 3x3 205 -> 292, but
-    17 channels, of which packed vectors hold 32, 3x3 of 225x225 366 -> 315.
+    17 channels, of which packed vectors hold 32, 3x3 of 225x225 366 -> 315.  Dilated
+    by 6, 100x113x117 2x2 takes twice as long so.
     """
     idle = -r.channels % r.lanes
     g = r.g
     few = g.kh * g.kw <= LIGHT_TAPS and g.kw < LIGHT_TAPS
-    return (few or idle > r.channels * IDLE_SHARE) and g.sh == g.sw == 1
+    plain = g.sh == g.sw == g.dh == g.dw == 1
+    return plain and (few or idle > r.channels * IDLE_SHARE)
 
 
 def folded_lanes(r: Request) -> Table:
