@@ -48,12 +48,13 @@ def undisturbed() -> Iterator[None]:
     For all that a first call does: import, compile, start threads.  Python's cycle
     collector keeps still, too, which would take a tenth of the time.
     """
-    with interrupts.held(), compiling, _uncollected():
+    with interrupts.held(), compiling, uncollected():
         yield
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
+    """Keep Python's cycle collector still until the block ends."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -75,9 +75,9 @@ def test_pixels_that_share_sets_of_the_cache(side, stride, dtype, rng):
         r = request.Request(g, kind, inputs.strides, out.strides, "linear", 0.0)
         pairs = plan_tiles.line_tiles(r, plan_tiles.choose_tiles(r))
         assert bool(pairs) == plan_tiles.halves_lines(r)
-        assert (
-            all(n >= 4 for n in strip_kinds(plan_forward.plan_direct(r))) or not pairs
-        )
+        narrow = not pairs and side == 3 and stride == 2
+        expected = {4, 5} if pairs else {2, 3} if narrow else {0, 1, 2, 3}
+        assert strip_kinds(plan_forward.plan_direct(r)) <= expected
 
 
 SIDES = (1, 2, 3, 4, 5, 7, 9, 13, 14, 15, 31, 63)

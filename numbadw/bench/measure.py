@@ -4,14 +4,13 @@ import functools
 import gc
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
 import numbadw
 from numbadw.info import cpu_name
-from numbadw.threads import allowed
+from numbadw.threads import allowed, uncollected
 
 # Gives the seconds that a number of calls take.
 Clock = Callable[[Callable[[], object], int], float]
@@ -99,7 +98,8 @@ def interleaved(
         Seconds per call, in the order of `callables`.
     """
     batch = clock or _batch
-    with _no_collection():
+    gc.collect()
+    with uncollected():
         end = time.perf_counter() + budget
         guesses, best = _guess_all(batch, callables, yardstick)
         active = list(guesses)
@@ -218,16 +218,3 @@ def _settle(limit: float) -> None:
         time.sleep(PROBE_SECONDS)
         if time.process_time() - busy < IDLE_SHARE * PROBE_SECONDS:
             return
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Switch the garbage collector off for a while."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -5,24 +5,24 @@ the row shifted by whole pixels, so a vector holds as many whole pixels as fit a
 weights repeat with the channels.  A strip is `width` such vectors:
 
     for block of `together` output rows:
-        for row in input rows of the block:                       # unrolled
-            for tap in kernel columns:                            # run time
-                for t in vectors:                                 # unrolled
-                    x[t] = load(row, tap shift + t)
-                for out in the output rows that the row belongs to:
-                    for t in vectors:                             # unrolled
-                        acc[out][t] += x[t] * weight[row - out, tap]
-        store the block
+        for strip of a run, side by side:                             # run time
+            for row in input rows of the block:                       # unrolled
+                for tap in kernel columns:                            # run time
+                    for t in vectors:                                 # unrolled
+                        x[t] = load(row, tap shift + t)
+                    for out in the output rows that the row belongs to:
+                        for t in vectors:                             # unrolled
+                            acc[out][t] += x[t] * weight[row - out, tap]
+            store the block
 
 Loads are unaligned and cost more than the arithmetic, so each serves many rows.  Of
 tall kernels the input rows that serve all output rows of the block are a run-time loop;
 where there are none, or too many taps for one chain of sums, output rows go one at a
-time.  Kernel width, dilation and padding are run-time numbers (the table of
-taps).  In a *phased*
-tile the output channels do not fit a vector whole number of times but fit the strip:
-each of its vectors has weights of its own.  *Guarded* tiles
-compare each lane with the row's ends: lanes outside read zero, which is what padding
-means.
+time.  Kernel width, dilation and padding are run-time numbers (the table of taps), but
+for the columns of small kernels, which are unrolled (`Known`).  In a *phased* tile the
+output channels do not fit a vector whole number of times but fit the strip: each of its
+vectors has weights of its own.  *Guarded* tiles compare each lane with the row's ends:
+lanes outside read zero, which is what padding means.
 
 Source: OpenCV's filter2D also flattens the channels into the row; keeping many output
 rows in registers is Goto and van de Geijn's argument, "Anatomy of High-Performance

@@ -14,7 +14,7 @@ from numbadw.cpu.plan import Plan, Table, assemble
 from numbadw.cpu.plan_forward import GROUP, LARGE_ROWS, lane_table, whole_records
 from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.simd import BYTES
-from numbadw.cpu.taps import SUMS, registers
+from numbadw.cpu.taps import SUMS
 
 # Columns of a strip (taps.py).
 WIDTH = {32: 7, 16: 4}
@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
 def choose_tiles(r: Request) -> tuple[Tile, ...]:
     """Return the three tiles: whole strips without and with guards, single columns."""
-    g, class_ = r.g, registers()
+    g, class_ = r.g, jit.target().registers
     kw = -(-g.kw // -(-g.kw // MOST_COLUMNS))
     most = max(1, SUMS[class_] // kw)
     kh = -(-g.kh // -(-g.kh // most))
@@ -153,7 +153,7 @@ def plan_flat(r: Request) -> tuple[Plan, Sizes]:
     """Plan for lanes along the row: few channels."""
     g = r.g
     s = flat.Shape(r, planes=1)
-    together = ROWS_TOGETHER[registers()]
+    together = ROWS_TOGETHER[jit.target().registers]
     kh = -(-g.kh // -(-g.kh // (flat_taps.SUMS * together)))
     shape = r.dtype, r.lanes, kh, 0, r.rows.stride, 0, together, s.m
     tiles = tuple(

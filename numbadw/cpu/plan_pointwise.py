@@ -129,7 +129,7 @@ def product_of_gradients(
 
 def heights() -> dict[int, int]:
     """Return the rows of a tile by its width in vectors."""
-    return HEIGHTS[32 if jit.target().registers >= 32 else 16]
+    return HEIGHTS[jit.target().registers]
 
 
 def choose_tiles(columns: int, dtype: str, activation: str) -> tuple[Tile, Tile]:

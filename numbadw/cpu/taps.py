@@ -43,11 +43,6 @@ SUMS = {32: 21, 16: 10}
 MOST_SETS = 2
 
 
-def registers() -> int:
-    """Return the class of the register file that the tiles are made for."""
-    return 32 if jit.target().registers >= 32 else 16
-
-
 class Block:
     """One block of taps: its accumulators, and which of its taps exist."""
 
@@ -55,7 +50,9 @@ class Block:
         tile, simd = strip.tile, strip.simd
         self.strip, self.ky, self.kx = strip, ky, kx
         zero = simd.vec(0.0)
-        sets = max(1, min(MOST_SETS, SUMS[registers()] // (tile.kh * tile.kw)))
+        sets = max(
+            1, min(MOST_SETS, SUMS[jit.target().registers] // (tile.kh * tile.kw))
+        )
         # Kernel row, column, set.
         self.accs = [
             [[simd.variable() for _ in range(sets)] for _ in range(tile.kw)]
