@@ -39,19 +39,16 @@ def keep_off(places: int) -> None:
     core = call_c(word(places + GET_CORE), ())
     if core == word(places + CORE):
         return
-    write(places + CORE, core)
+    write(places + CORE, (core,))
     mask = places + MASK
     if core < 0 or call_c(word(places + GET_MASK), (0, MASK_BYTES, mask)):
         return
     at = mask + 8 * (core >> 6)
-    write(at, word(at) & ~(1 << (core & 63)))
-    left = 0
-    for i in range(MASK_BYTES // 8):
-        left |= word(mask + 8 * i)
-    if left:
-        for i in range(word(places + WORKERS)):
-            thread = word(word(places + THREADS) + 8 * i)
-            call_c(word(places + SET_MASK), (thread, MASK_BYTES, mask))
+    write(at, (word(at) & ~(1 << (core & 63)),))
+    # Refused where the leader has but this one core.
+    for i in range(word(places + WORKERS)):
+        thread = word(word(places + THREADS) + 8 * i)
+        call_c(word(places + SET_MASK), (thread, MASK_BYTES, mask))
 
 
 class Places:

@@ -74,14 +74,17 @@ def pause(typingctx: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def write(typingctx: Any, at: Any, value: Any) -> Any:
-    """Store an int64."""
+def write(typingctx: Any, at: Any, values: Any) -> Any:
+    """Store a tuple of int64, one after the other."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[1], builder.inttoptr(args[0], ir.PointerType()))
+        for i in range(len(values)):
+            address = builder.add(args[0], ir.Constant(I64, 8 * i))
+            pointer = builder.inttoptr(address, ir.PointerType())
+            builder.store(builder.extract_value(args[1], i), pointer)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), codegen
+    return types.void(types.int64, values), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -31,7 +31,7 @@ from numbadw import jit, threads
 from numbadw.cpu import pool
 from numbadw.cpu.plan import Plan
 from numbadw.cpu.pool import call_kernel, run_piece
-from numbadw.cpu.records import get, word
+from numbadw.cpu.records import equal, get, word
 from numbadw.dispatch import (
     ARRAYS,
     DONE,
@@ -99,12 +99,11 @@ def parallel_for(typingctx: Any, share: Any, job: Any, chunks: Any) -> Any:
 def _known(array: int, sizes: int, dtype: int) -> bool:
     """Tell whether an array has the four sizes, the four steps and the dtype object."""
     same = (word(array + _NDIM) & 0xFFFFFFFF) == 4 and word(array + _DTYPE) == dtype
-    if same:
-        shape, steps = word(array + _SHAPE), word(array + _STRIDES)
-        for axis in range(4):
-            same &= word(shape + 8 * axis) == word(sizes + 8 * axis)
-            same &= word(steps + 8 * axis) == word(sizes + 32 + 8 * axis)
-    return same
+    return (
+        same
+        and equal(word(array + _SHAPE), sizes, 4)
+        and equal(word(array + _STRIDES), sizes + 32, 4)
+    )
 
 
 @register_jitable  # type: ignore[untyped-decorator]

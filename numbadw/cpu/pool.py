@@ -69,32 +69,37 @@ def call_kernel(typingctx: Any, kernel: Any, places: Any) -> Any:
     """Call the kernel at an address with its eight integers."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 8)
-        function = builder.inttoptr(args[0], kind.as_pointer())
-        values = [builder.extract_value(args[1], i) for i in range(8)]
-        builder.call(function, values)
+        _call(builder, args[0], [builder.extract_value(args[1], i) for i in range(8)])
         return context.get_dummy_value()
 
     return types.void(types.int64, places), codegen
 
 
-@register_jitable  # type: ignore[untyped-decorator]
-def run_piece(job: int, piece: int) -> None:
-    """Run one piece of a job: its share of the items."""
-    items, pieces = word(job + 56), word(job + 64)
-    call_kernel(
-        word(job),
-        (
-            word(job + 8),
-            word(job + 16),
-            word(job + 24),
-            word(job + 32),
-            word(job + 40),
-            word(job + 48),
-            items * piece // pieces,
-            items * (piece + 1) // pieces,
-        ),
-    )
+def _call(builder: Any, kernel: Any, values: list[Any]) -> None:
+    """Emit the call of a kernel by address."""
+    kind = ir.FunctionType(ir.VoidType(), [I64] * 8)
+    builder.call(builder.inttoptr(kernel, kind.as_pointer()), values)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def run_piece(typingctx: Any, job: Any, piece: Any) -> Any:
+    """Run one piece of a job: items `items * piece // pieces` to those of the next."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start = builder.inttoptr(args[0], ir.PointerType())
+        record = builder.load(start, typ=ir.ArrayType(I64, 9), align=8)
+        kernel, *places, items, pieces = (
+            builder.extract_value(record, i) for i in range(9)
+        )
+        following = builder.add(args[1], ir.Constant(I64, 1))
+        bounds = [
+            builder.udiv(builder.mul(items, number), pieces)
+            for number in (args[1], following)
+        ]
+        _call(builder, kernel, [*places, *bounds])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
 
 
 def _work(me: int) -> None:
@@ -132,9 +137,7 @@ def run_pieces(pool: int, fields: Any, threads: int) -> None:
     Contract: fields = (kernel, x, w, b, o, g, plan, items, pieces), one call at a time.
     """
     job = pool + JOB
-    for i in range(9):
-        write(job + 8 * i, fields[i])
-    write(job + 72, threads - 1)
+    write(job, (*fields, threads - 1))
     put(pool + TAKEN, 0)
     put(pool + BACK, 0)
     put(pool + OPEN, 1)

@@ -196,6 +196,22 @@ def word(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def equal(typingctx: Any, left: Any, right: Any, count: Any) -> Any:
+    """Tell whether so many int64 at two addresses are the same."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        many = signature.args[2].literal_value
+        kind = ir.VectorType(I64, many)
+        pointers = [builder.inttoptr(at, ir.PointerType()) for at in args[:2]]
+        values = [builder.load(at, typ=kind, align=1) for at in pointers]
+        differ = builder.icmp_unsigned("!=", *values)
+        bits = builder.bitcast(differ, ir.IntType(many))
+        return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(types.int64, types.int64, count), codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def get(typingctx: Any, address: Any, field: Any) -> Any:
     """Return a field of the record at an address: `get(strip, "strip.low")`."""
 
