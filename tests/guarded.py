@@ -20,8 +20,9 @@ import numpy as np
 from cases import FORMS, Case, assert_close, lanes, widths
 
 import numbadw as ndw
-from numbadw import jit
-from numbadw.cpu import kernels
+from numbadw import dispatch, functional, jit
+from numbadw.cpu import kernels, plan_tiles
+from numbadw.cpu.caches import Caches
 
 PROT_NONE = 0
 PAGE = mmap.PAGESIZE
@@ -103,6 +104,16 @@ def problems():
             yield base._replace(h=7, w=11, dilation=(2, 3), padding=far)
 
 
+def strided():
+    """Yield cases of stride 2, images planned as if they did not fit the caches."""
+    plan_tiles.caches = lambda: Caches(second=0)
+    functional._calls.clear()
+    dispatch.bind_forward.cache_clear()
+    for case in problems():
+        if case.strides == (2, 2) and not case.first:
+            yield case._replace(h=case.h + 8)
+
+
 def views(rng):
     """Guard a large array of which a view is convolved: packed feed, odd strides."""
     big = rng.standard_normal((1, 12, 26, 2 * lanes() + 3)).astype("f4")
@@ -135,6 +146,8 @@ if __name__ == "__main__":
     for problem in problems():
         run(problem, generator)
     views(generator)
+    for problem in strided():
+        run(problem, generator)
     if "inspect" in sys.argv:
         say(json.dumps(used()))
     say("all guards held")

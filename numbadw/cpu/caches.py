@@ -10,7 +10,7 @@ LINE = 64
 
 
 class Caches(NamedTuple):
-    """Bytes of the last level, and how the first one finds a line.
+    """Bytes of the last and the second level, and how the first one finds a line.
 
     A line of the first level lies in one set of `ways` lines, and addresses `sets`
     lines apart have the same set.
@@ -19,6 +19,7 @@ class Caches(NamedTuple):
     last: int = 16 * 1024 * 1024
     ways: int = 8
     sets: int = 64
+    second: int = 512 * 1024
 
 
 @functools.cache
@@ -35,6 +36,8 @@ def caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> Caches:
             text = read("size")
             unit = {"K": 1024, "M": 1024**2}.get(text[-1:], 1)
             sizes.append(int(text.rstrip("KM")) * unit)
+            if read("level") == "2":
+                known["second"] = sizes[-1]
             if read("level") == "1" and read("type") != "Instruction":
                 known["ways"] = int(read("ways_of_associativity"))
                 known["sets"] = int(read("number_of_sets"))

@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 PRIME = "_prime"  # ends the name of an activation's derivative
+# Lanes that do not fill a vector: every load and store has a mask, or only those of a
+# second function that takes these lanes, or there are none.  Masks cost nothing with
+# AVX-512, but the prefetchers of Zen 5 do not follow masked loads: from memory one core
+# reads 51 GB/s by plain loads, 31 by masked ones.
+MASKED, APART, ABSENT = "mask", "apart", "full"
+
+
+def usual_tail(vector_bytes: int) -> str:
+    """Return what becomes of the last lanes in most tiles of a CPU."""
+    return MASKED if vector_bytes == 64 else APART
 
 
 class Tile(NamedTuple):
@@ -23,7 +33,7 @@ class Tile(NamedTuple):
     width: int
     multiplier: int  # outputs per input lane; 0: one input lane for all outputs
     guarded: bool
-    masked: bool  # masks cost nothing (AVX-512); else whole vectors go without
+    tail: str  # MASKED, APART or ABSENT: what becomes of the last lanes
     activation: str
     fold: int = 1  # input lanes that sum into one output; 0: all of them
     vectors: int = 1  # neighbouring vectors of a lane record, taken together
@@ -54,23 +64,22 @@ class Tile(NamedTuple):
     @classmethod
     def mover(cls, dtype: str, lanes: int) -> Tile:
         """Return the tile of the kernels that only move or add vectors."""
-        return cls("vectors", dtype, lanes, 0, 0, 0, 0, 1, 1, False, True, "linear")
+        return cls("vectors", dtype, lanes, 0, 0, 0, 0, 1, 1, False, MASKED, "linear")
 
     @property
     def label(self) -> str:
         """Name the tile, as `block_f32x16_k3x3_s1x1_w7_m1_f1_v1_guard_mask_relu`."""
         guard = "guard" if self.guarded else "inner"
-        mask = "mask" if self.masked else "tail"
         return (
             f"{self.form}_{self.dtype}x{self.lanes}_k{self.kh}x{self.kw}"
             f"_s{self.sh}x{self.sw}_w{self.width}_m{self.multiplier}"
-            f"_f{self.fold}_v{self.vectors}_{guard}_{mask}_{self.activation}"
+            f"_f{self.fold}_v{self.vectors}_{guard}_{self.tail}_{self.activation}"
         )
 
     @classmethod
     def parse(cls, label: str) -> Tile:
         """Return the tile that has this label."""
-        form, vector, k, s, w, m, f, v, guard, mask, activation = label.split("_", 10)
+        form, vector, k, s, w, m, f, v, guard, tail, activation = label.split("_", 10)
         dtype, lanes = vector.split("x")
         kh, kw = k[1:].split("x")
         sh, sw = s[1:].split("x")
@@ -85,7 +94,7 @@ class Tile(NamedTuple):
             int(w[1:]),
             int(m[1:]),
             guard == "guard",
-            mask == "mask",
+            tail,
             activation,
             int(f[1:]),
             int(v[1:]),

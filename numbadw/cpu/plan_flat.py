@@ -10,7 +10,7 @@ import math
 
 from numbadw import jit
 from numbadw.cpu.flat import ROWS_TOGETHER
-from numbadw.cpu.label import Tile
+from numbadw.cpu.label import MASKED, Tile
 from numbadw.cpu.plan import BLOCK_TAPS, CHAIN_TAPS, Plan, Table, assemble, cover
 from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.tile import CHAIN
@@ -79,7 +79,7 @@ def choose_tiles(r: Request, s: Shape) -> tuple[Tile, ...]:
     kw = r.g.kw if known and not s.tall else 0
     size = r.dtype, r.lanes, kh, kw, sh, 0
     return tuple(
-        Tile(form, *size, width, s.m, guarded, True, r.activation)
+        Tile(form, *size, width, s.m, guarded, MASKED, r.activation)
         for width in widths
         for guarded in (False, True)
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from numbadw.cpu import plan_flat
-from numbadw.cpu.label import Tile
+from numbadw.cpu.label import ABSENT, Tile
 from numbadw.cpu.plan import ROWS_COLUMNS, Plan, Table, assemble, cover
 from numbadw.cpu.plan_tiles import choose_tiles, fold, halves_lines, suit
 from numbadw.cpu.request import ITEMS, Request
@@ -90,10 +90,11 @@ def folded_lanes(r: Request) -> Table:
     return table
 
 
-def lane_table(r: Request, vectors: int = 1) -> Table:
+def lane_table(r: Request, tile: Tile) -> Table:
     """Return offsets in inputs, kernel and result, and count, of every lane record.
 
-    A record is so many whole vectors; what is left over comes vector by vector.
+    A record is so many whole vectors; what is left over comes vector by vector.  For
+    tiles that take no tail the last vector begins earlier, and shares some lanes.
     """
     g, lanes = r.g, r.lanes
     if r.fold > 1:
@@ -101,10 +102,13 @@ def lane_table(r: Request, vectors: int = 1) -> Table:
     table: Table = []
     if g.m <= lanes // 2:
         whole = (lanes // g.m) * g.m
+        record = whole * tile.vectors
         first = 0
         while first < r.channels:
+            if tile.tail == ABSENT:
+                first = min(first, r.channels - lanes)
             left = r.channels - first
-            count = whole * vectors if left >= whole * vectors else min(whole, left)
+            count = record if left >= record else min(whole, left)
             at = first * r.itemsize
             table.append((first // g.m * r.x.c, at, at, count, 0))
             first += count
@@ -228,6 +232,12 @@ def walk_rows(r: Request, strips: Table, lanes: int, together: int) -> Walk:
     return Walk(rows, len(strips), group, ahead, r.fields["x_h"], r.fields["o_h"])
 
 
+def walk_swaths(r: Request, strips: Table, lanes: int) -> Walk:
+    """Go along the rows of a swath; `r` is turned.  Parts of rows only for threads."""
+    rows = r.row_table(-(-ITEMS // max(1, r.g.n * len(strips))))
+    return Walk(rows, len(strips), lanes, 0, r.fields["x_h"], r.fields["o_h"])
+
+
 def walk_along(r: Request, strips: Table, lanes: int, width: int) -> Walk:
     """Go along a sequence, a run of strips at a time."""
     axis = r.columns
@@ -252,13 +262,16 @@ def plan_direct(
 
     `together` is the number of output rows that the tiles compute at once.
     """
-    g, axis = r.g, r.columns
     used = tiles = tiles or choose_tiles(r)
     if strips is None:
         tiles, kind, used = suit(r, tiles)
+        r = r.turned() if used[0].form == "swath" else r
         strips = strip_table(r, used, r.x.w, r.o.w, kind)
-    lanes = lane_table(r, used[0].vectors)
-    if one_row(r):
+    g, axis = r.g, r.columns
+    lanes = lane_table(r, used[0])
+    if used[0].form == "swath":
+        walk = walk_swaths(r, strips, len(lanes))
+    elif one_row(r):
         walk = walk_along(r, strips, len(lanes), used[0].width)
     else:
         walk = walk_rows(r, strips, len(lanes), together)
@@ -288,7 +301,7 @@ def plan_packed(r: Request) -> Plan:
     g, axis = r.g, r.columns
     tiles = choose_tiles(r)
     pitch = r.lanes * r.itemsize
-    lanes = lane_table(r)
+    lanes = lane_table(r, tiles[0])
     strips = strip_table(r, tiles, pitch, pitch)
     row_bytes = g.w * pitch * r.rows.stride + g.ow * pitch
     blocks = -(-(g.oh * row_bytes) // PACKED_BYTES)

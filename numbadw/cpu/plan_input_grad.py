@@ -17,7 +17,7 @@ import numpy as np
 
 from numbadw import jit
 from numbadw.cpu import plan_forward, plan_tiles
-from numbadw.cpu.label import Tile
+from numbadw.cpu.label import Tile, usual_tail
 from numbadw.cpu.plan import (
     BLOCK_TAPS,
     CHAIN_TAPS,
@@ -100,9 +100,9 @@ def choose_transposed(r: Request) -> tuple[Tile, ...]:
         widths = room, max(1, room // 2)
     form, kh = ("tblock", g.kh) if block else ("trows", 0)
     shape = r.dtype, r.lanes, kh, g.kw, sh if block else 0, sw
-    masked = jit.target().vector_bytes == 64
+    tail = usual_tail(jit.target().vector_bytes)
     return tuple(
-        Tile(form, *shape, width * sw, 1, guarded, masked, "linear", plan_tiles.fold(r))
+        Tile(form, *shape, width * sw, 1, guarded, tail, "linear", plan_tiles.fold(r))
         for width in widths
         for guarded in (False, True)
     )

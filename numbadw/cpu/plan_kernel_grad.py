@@ -9,7 +9,7 @@ from numbadw.cpu import flat_taps
 from numbadw.cpu import plan_flat as flat
 from numbadw.cpu.caches import LINE
 from numbadw.cpu.flat import ROWS_TOGETHER
-from numbadw.cpu.label import Tile
+from numbadw.cpu.label import MASKED, Tile, usual_tail
 from numbadw.cpu.plan import Plan, Table, assemble
 from numbadw.cpu.plan_forward import GROUP, LARGE_ROWS, lane_table, whole_records
 from numbadw.cpu.request import ITEMS, Request
@@ -42,9 +42,9 @@ def choose_tiles(r: Request) -> tuple[Tile, ...]:
     most = max(1, SUMS[class_] // kw)
     kh = -(-g.kh // -(-g.kh // most))
     multiplier = g.m if g.m <= r.lanes // 2 else 0
-    masked = jit.target().vector_bytes == 64
+    tail = usual_tail(jit.target().vector_bytes)
     shape = r.dtype, r.lanes, kh, kw, 0, r.columns.stride
-    rest = masked, "linear"
+    rest = tail, "linear"
     width = WIDTH[class_]
     return tuple(
         Tile("taps", *shape, columns, multiplier, guarded, *rest)
@@ -84,7 +84,7 @@ def plan_direct(r: Request) -> tuple[Plan, Sizes]:
     """Plan for lanes along the channels."""
     g, axis = r.g, r.columns
     tiles = choose_tiles(r)
-    lanes = lane_table(r)
+    lanes = lane_table(r, tiles[0])
     strips = strip_table(r, tiles)
     height = LARGE_ROWS if r.far else ROWS_HEIGHT
     rows = r.row_table(-(-g.oh // height))
@@ -157,7 +157,7 @@ def plan_flat(r: Request) -> tuple[Plan, Sizes]:
     kh = -(-g.kh // -(-g.kh // (flat_taps.SUMS * together)))
     shape = r.dtype, r.lanes, kh, 0, r.rows.stride, 0, together, s.m
     tiles = tuple(
-        Tile("ftaps", *shape, guarded, True, "linear") for guarded in (False, True)
+        Tile("ftaps", *shape, guarded, MASKED, "linear") for guarded in (False, True)
     )
     taps = flat.tap_table(r, s)
     runs = flat_runs(r, s, taps)

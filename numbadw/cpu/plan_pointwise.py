@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbadw import jit
-from numbadw.cpu.label import Tile
+from numbadw.cpu.label import MASKED, Tile
 from numbadw.cpu.plan import Plan, Steps, Table, assemble, extent
 from numbadw.cpu.pointwise import DEPTH
 from numbadw.cpu.records import RECORDS
@@ -142,7 +142,7 @@ def choose_tiles(columns: int, dtype: str, activation: str) -> tuple[Tile, Tile]
     table = heights()
     wide = [width for width in table if width > 1 or vectors == 1]
     width = min(wide, key=lambda width: -(-vectors // width) * width)
-    shape = 0, 0, 0, width, 1, False, True, activation
+    shape = 0, 0, 0, width, 1, False, MASKED, activation
     tall, single = (
         Tile("multiply", dtype, lanes, height, *shape) for height in (table[width], 1)
     )

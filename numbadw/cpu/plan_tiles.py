@@ -10,7 +10,7 @@ import math
 
 from numbadw import jit
 from numbadw.cpu.caches import LINE, caches
-from numbadw.cpu.label import Tile
+from numbadw.cpu.label import ABSENT, MASKED, Tile, usual_tail
 from numbadw.cpu.plan import BLOCK_TAPS, CHAIN_TAPS, ROWS_COLUMNS
 from numbadw.cpu.request import Request
 from numbadw.cpu.tile import BLOCK_ROWS
@@ -24,6 +24,8 @@ MORE_COLUMNS = 5
 # Shares of its sets that the lines of a tile may fill (see `crowded`) before both
 # vectors of a line go together, and before strided tiles are narrow ones.
 CROWD = 0.75
+# Rows of a swath.
+SWATH_ROWS = 4
 NARROW_CROWD = 1.5
 
 
@@ -33,7 +35,7 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
     `wide` asks for those that take any number of kernel columns.
     """
     g, many = r.g, jit.target().registers >= 32
-    masked = jit.target().vector_bytes == 64
+    tail = usual_tail(jit.target().vector_bytes)
     sh, sw, kh, kw = r.rows.stride, r.columns.stride, g.kh, g.kw
     multiplier = g.m if g.m <= r.lanes // 2 else 0
     most = MORE_TAPS if kw <= MORE_COLUMNS else BLOCK_TAPS
@@ -57,7 +59,7 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
             width,
             multiplier,
             guarded,
-            masked,
+            tail,
             r.activation,
             fold(r),
         )
@@ -76,6 +78,45 @@ def line_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
     if not some or not halves_lines(r):
         return ()
     return tuple(tile._replace(width=4, vectors=2) for tile in tiles[:2])
+
+
+def stream_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+    """Return tiles without masks, which hardware prefetchers follow (label.py).
+
+    Strips if the stride is 1.  With 2, swaths along the rows (swath.py), turned: what
+    they call a row is a column of the image.
+    """
+    tile = tiles[0]._replace(tail=ABSENT)
+    some = tile.form == "block" and r.g.m == r.fold == 1
+    if not some or tiles[0].tail != MASKED:
+        return ()
+    if tile.sh == tile.sw == 1:
+        return tile, tile._replace(guarded=True)
+    if tile.sh != 2 or tile.kh * tile.kw > BLOCK_TAPS or 1 in (tile.kh, tile.kw):
+        return ()
+    swath = tile._replace(
+        form="swath",
+        kh=tile.kw,
+        kw=tile.kh,
+        sh=tile.sw,
+        sw=tile.sh,
+        width=SWATH_ROWS,
+    )
+    return swath, swath._replace(guarded=True)
+
+
+def streams(r: Request, tile: Tile) -> bool:
+    """Tell whether it is faster that hardware prefetchers follow.
+
+    Swaths are, where an image does not fit L2.  Strips need room in L1 for what is
+    fetched, and from memory those that ask for rows ahead are faster.
+    """
+    if r.channels < r.lanes:
+        return False
+    if tile.form == "swath":
+        shallow = min(phase.outputs for phase in r.rows.phases) < tile.width
+        return not shallow and r.moved > caches().second * r.g.n
+    return not r.far and not crowded(r, tile, NARROW_CROWD)
 
 
 def crowded(r: Request, tile: Tile, share: float) -> bool:
@@ -112,8 +153,10 @@ def suit(
 
     Where lines lie too close in the first cache they are the line tiles or the narrow.
     """
-    pairs = line_tiles(r, tiles)
-    every = tiles + pairs
+    pairs, others = line_tiles(r, tiles), stream_tiles(r, tiles)
+    every = tiles + pairs + others
+    if others and streams(r, others[0]):
+        return every, len(tiles + pairs), others
     if pairs and crowded(r, tiles[0], CROWD):
         return every, len(tiles), pairs
     if narrows(r, tiles[0]):

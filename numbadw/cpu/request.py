@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import struct
 from typing import Any
@@ -65,6 +66,8 @@ class Request:
             split_axis(g.w, g.ow, g.sw, g.dw, g.pl, g.kw),
         )
         self.channels = g.c * g.m
+        self.w_col = self.channels * itemsize  # bytes of a kernel column, of a row
+        self.w_row = g.kw * self.w_col
         self.fold = fold
         self.x_bytes = math.prod(g.input_shape) * itemsize
         self.moved = self.x_bytes + math.prod(g.output_shape) // fold * itemsize
@@ -88,8 +91,8 @@ class Request:
             "o_h": self.o.h * self.rows.out_step,
             "o_w": self.o.w,
             "o_c": self.o.c,
-            "w_row": self.rows.tap_step * g.kw * self.channels * itemsize,
-            "w_col": self.columns.tap_step * self.channels * itemsize,
+            "w_row": self.rows.tap_step * self.w_row,
+            "w_col": self.columns.tap_step * self.w_col,
             "sh": self.rows.stride,
             "w": g.w,
             "ow": g.ow,
@@ -121,7 +124,7 @@ class Request:
                     (
                         phase.start * self.x.h,
                         phase.out * self.o.h,
-                        phase.tap * self.g.kw * self.channels * self.itemsize,
+                        phase.tap * self.w_row,
                         phase.taps,
                         phase.low,
                         phase.high,
@@ -135,4 +138,22 @@ class Request:
 
     def tap_offset(self, phase: Phase) -> int:
         """Return the bytes from a kernel row's start to a column phase's first tap."""
-        return phase.tap * self.channels * self.itemsize
+        return phase.tap * self.w_col
+
+    def turned(self) -> Request:
+        """Return the same problem with its rows as columns, as swaths see it."""
+        turned = copy.copy(self)
+        turned.rows, turned.columns = self.columns, self.rows
+        turned.w_row, turned.w_col = self.w_col, self.w_row
+        turned.x = self.x._replace(h=self.x.w, w=self.x.h)
+        turned.o = self.o._replace(h=self.o.w, w=self.o.h)
+        turned.fields = self.fields | {
+            "x_h": turned.x.h * turned.rows.in_step,
+            "x_w": turned.x.w,
+            "o_h": turned.o.h * turned.rows.out_step,
+            "o_w": turned.o.w,
+            "w_row": turned.rows.tap_step * turned.w_row,
+            "w_col": turned.columns.tap_step * turned.w_col,
+            "sh": turned.rows.stride,
+        }
+        return turned

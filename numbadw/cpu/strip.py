@@ -199,12 +199,18 @@ class Strip:
             grad=self.g + skip,
         )
 
-    def column(self, j: Int | int, body: Any) -> None:
-        """Emit `body` for input column `j`, behind its guard where there is one."""
-        simd = self.simd
+    @contextmanager
+    def column(self, j: Int | int) -> Iterator[None]:
+        """Emit the body for input column `j`, behind its guard where there is one."""
+        index = j if isinstance(j, Int) else self.simd.integer(j)
+        with self.guard(index, self.col_lo, self.col_hi):
+            yield
+
+    @contextmanager
+    def guard(self, index: Int, low: Int, high: Int) -> Iterator[None]:
+        """Emit the body for `low <= index < high`, or always: an inner tile's."""
         if not self.tile.guarded:
-            body()
+            yield
             return
-        index = j if isinstance(j, Int) else simd.integer(j)
-        with simd.when(index.within(self.col_lo, self.col_hi)):
-            body()
+        with self.simd.when(index.within(low, high)):
+            yield

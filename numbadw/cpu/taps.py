@@ -148,13 +148,11 @@ def _emit_columns(block: Block, o: Int, gradient: Int) -> None:
     def row(accs: list[list[Cell]], address: Int) -> None:
         place = simd.walk(address, strip.x_pix, list(reads))
 
-        def column(j: int) -> None:
-            x = strip.load_x(place(j))
-            for t, k in reads[j]:
-                strip.add(accs[k][t % len(accs[k])], x, gs[t])
-
         for j in reads:
-            strip.column(block.kx + j, lambda j=j: column(j))
+            with strip.column(block.kx + j):
+                x = strip.load_x(place(j))
+                for t, k in reads[j]:
+                    strip.add(accs[k][t % len(accs[k])], x, gs[t])
 
     block.each_row(o, row)
 
@@ -171,10 +169,7 @@ def _emit_single(block: Block, o: Int, first: Int, gradient: Int) -> None:
     def row(accs: list[list[Cell]], address: Int) -> None:
         start = address + first * strip.x_pix
         for k, (acc, *_) in enumerate(accs):
-
-            def add(k: int = k, acc: Cell = acc) -> None:
+            with strip.column(first + block.kx + k):
                 strip.add(acc, strip.load_x(start + k * strip.x_pix), g)
-
-            strip.column(first + block.kx + k, add)
 
     block.each_row(o, row)

@@ -3,7 +3,8 @@
 A *strip* is `width` neighbouring outputs of one channel vector (the lanes), over a run
 of output rows.  It knows registers only; where the strip lies, which rows and columns
 of the image exist and how many lanes count are run-time integers (strip.py).
-Five emitters share that interface, those of the gradients in transposed.py and taps.py;
+Those here share that interface with swath.py, which goes along the rows of images too
+large for L2, and with those of the gradients in transposed.py and taps.py;
 the planners pick one by kernel size:
 
 block   kernels of few taps: 9, or 20 in up to 5 columns.  Two output rows at a time,
@@ -41,9 +42,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from numbadw.cpu.choice import call_tile, make_intrinsic
-from numbadw.cpu.label import Tile
+from numbadw.cpu.label import APART, MASKED, Tile
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
 from numbadw.cpu.strip import STRIP_FIELDS, Strip
+from numbadw.cpu.swath import emit_swath
 from numbadw.cpu.taps import emit_taps
 from numbadw.cpu.transposed import emit_tblock, emit_trows
 
@@ -104,14 +106,12 @@ def _emit_columns(
     reads = tile.reads(len(targets[0][1]))
     address = strip.columns_of(row, list(reads))
 
-    def column(j: int) -> None:
-        x = strip.load_x(address(j))
-        for accs, weights in targets:
-            for t, kx in reads[j]:
-                strip.add(accs[t], x, weights[kx])
-
     for j in reads:
-        strip.column(first + j, lambda j=j: column(j))
+        with strip.column(first + j):
+            x = strip.load_x(address(j))
+            for accs, weights in targets:
+                for t, kx in reads[j]:
+                    strip.add(accs[t], x, weights[kx])
 
 
 def emit_rows(whole: Strip) -> None:
@@ -222,6 +222,7 @@ def _emit_taps(
 
 
 EMITTERS = {
+    "swath": emit_swath,
     "block": emit_block,
     "rows": emit_rows,
     "wide": emit_wide,
@@ -232,21 +233,18 @@ EMITTERS = {
 
 
 def _emit_strip(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
-    """Emit a strip; without cheap masks its whole lane records go without."""
-    if tile.masked:
-        _emit_masked(simd, tile, values)
+    """Emit a strip, its whole lane records without masks where those are not free."""
+    if tile.tail != APART:
+        emit = EMITTERS[tile.form]
+        emit(Strip(simd, tile, values, masked=tile.tail == MASKED))
         return
     begin, rest, end = (values[name] for name in ("lane", "lane_rest", "lane_end"))
     with simd.when(begin.compare("<", rest)):
         whole = Strip(simd, tile, values | {"lane_end": rest}, masked=False)
         EMITTERS[tile.form](whole)
     with simd.when(rest.compare("<", end)):
-        one = tile._replace(vectors=1)
-        call_tile(simd.builder, one, values | {"lane": rest}, _emit_masked, "rest")
-
-
-def _emit_masked(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
-    EMITTERS[tile.form](Strip(simd, tile, values, masked=True))
+        one = tile._replace(vectors=1, tail=MASKED)
+        call_tile(simd.builder, one, values | {"lane": rest}, _emit_strip, "rest")
 
 
 strip = make_intrinsic(STRIP_FIELDS, _emit_strip)

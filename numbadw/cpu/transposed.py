@@ -98,17 +98,16 @@ def _emit_columns(
     kw, sw, width = strip.tile.kw, strip.tile.sw, strip.tile.width
     reach = -(-kw // sw)
 
-    def column(j: int, taps: list[tuple[int, int]]) -> None:
-        x = strip.load_x(row + j * strip.x_pix)
-        for accs, weights in targets:
-            for t, kx in taps:
-                strip.add(accs[t], x, weights[kx])
-
     for j in range(width // sw - 1 + reach):
         taps = [
             (t, kx)
             for t in range(width)
             if 0 <= (kx := t % sw + sw * (t // sw + reach - 1 - j)) < kw
         ]
-        if taps:
-            strip.column(j, lambda j=j, taps=taps: column(j, taps))
+        if not taps:
+            continue
+        with strip.column(j):
+            x = strip.load_x(row + j * strip.x_pix)
+            for accs, weights in targets:
+                for t, kx in taps:
+                    strip.add(accs[t], x, weights[kx])

@@ -1,0 +1,82 @@
+"""The tile of a swath of rows: one column of outputs at a time, along the rows.
+
+    for column of outputs:                          # run time
+        for lane vector:                            # run time
+            for row of the inputs:                  # unrolled
+                for kernel column:                  # unrolled
+                    x = load(row, column)
+                    for each output it belongs to:
+                        acc[out] += x * weight      # unrolled
+            store the column
+
+A swath reads as many rows side by side as it has inputs, each from end to end: streams
+that the hardware's prefetchers follow from memory and L3 without being asked, where the
+strips of tile.py, which go down the image, start anew with every row.  From L1 and L2
+strips read less.
+
+A swath is a strip turned by a quarter, and so are all the integers it takes: its
+columns are the image's rows, `x_pix` is the step from row to row, `kw` the kernel's
+height, and `first` to `last` are columns of the image.  The sum keeps its order: kernel
+rows, then kernel columns.  The inner tile hands the few columns at the image's sides to
+the guarded one.
+"""
+
+from __future__ import annotations
+
+from numbadw.cpu.choice import call_tile
+from numbadw.cpu.label import Tile
+from numbadw.cpu.simd import Int, Simd
+from numbadw.cpu.strip import Strip
+
+
+def emit_swath(whole: Strip) -> None:
+    """Emit the columns of a swath."""
+    simd, tile = whole.simd, whole.tile
+    with simd.loop(whole.first, whole.last) as o:
+        if tile.guarded:
+            _emit_column(whole, o)
+        else:
+            _emit_inner(whole, o)
+
+
+def _emit_inner(whole: Strip, o: Int) -> None:
+    """Emit a column without guards, but at the sides call the guarded tile."""
+    simd, tile = whole.simd, whole.tile
+    start = o * tile.sh
+    inside = simd.builder.and_(
+        start.compare(">=", whole.row_lo),
+        (start + tile.kh).compare("<=", whole.row_hi),
+    )
+    with simd.builder.if_else(inside) as (plain, border):
+        with plain:
+            _emit_column(whole, o)
+        with border:
+            fields = whole.args | {"first": o, "last": o + 1}
+            guarded = tile._replace(guarded=True)
+            call_tile(simd.builder, guarded, fields, _emit_guarded)
+
+
+def _emit_guarded(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:
+    emit_swath(Strip(simd, tile, values, masked=False))
+
+
+def _emit_column(whole: Strip, o: Int) -> None:
+    """Emit one column of outputs for every lane vector."""
+    simd, tile = whole.simd, whole.tile
+    start = o * tile.sh
+    with whole.each_lane() as strip:
+        weights = [
+            [strip.load_tap(strip.w + r * strip.w_row, k) for k in range(tile.kw)]
+            for r in range(tile.kh)
+        ]
+        accs = strip.fresh()
+        row = strip.x + start * strip.x_row
+        for j, pairs in tile.reads(tile.kw).items():
+            row = simd.opaque(row + strip.x_pix if j else row)
+            with strip.column(j):
+                for r in range(tile.kh):
+                    with strip.guard(start + r, strip.row_lo, strip.row_hi):
+                        x = strip.load_x(row + r * strip.x_row)
+                        for t, k in pairs:
+                            strip.add(accs[t], x, weights[r][k])
+        strip.finish(accs, o)
