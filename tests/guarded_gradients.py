@@ -22,7 +22,7 @@ from views import VIEWS
 
 import numbadw as ndw
 from numbadw import dispatch, gradients
-from numbadw.cpu import backward, request
+from numbadw.cpu import backward, plan_kernel_grad, plan_tiles, request
 from numbadw.cpu.caches import Caches
 from numbadw.cpu.plan import extent
 from numbadw.memory import LINE
@@ -176,6 +176,22 @@ def kinds(rng):
         forget()
 
 
+def swaths(rng):
+    """Run whole vectors planned as if they did not fit the caches."""
+    vectors = 4 * lanes()
+    with contextlib.ExitStack() as stack:
+        for module in (plan_tiles, plan_kernel_grad):
+            tiny = mock.patch.object(module, "caches", return_value=Caches(second=0))
+            stack.enter_context(tiny)
+        forget()
+        for strides in ((1, 1), (2, 2), (2, 1)):
+            for h, w in ((14, 40), (28, 29), (59, 65)):
+                case = Case(h, w, vectors, strides=strides, n=2)
+                run(case, rng)
+                run(case._replace(c=vectors + 1), rng, "relu")
+    forget()
+
+
 def forget():
     """Let the next calls make plans of their own."""
     dispatch.bind_gradients.cache_clear()
@@ -188,4 +204,5 @@ if __name__ == "__main__":
     for problem in problems("few" in sys.argv):
         run(problem, generator)
     kinds(generator)
+    swaths(generator)
     say("all guards held")

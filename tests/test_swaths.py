@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from cases import Case, assert_close, check, lanes
+from gradient_cases import check_gradients
 
 import numbadw as ndw
-from numbadw import dispatch, functional
-from numbadw.cpu import plan_tiles
+from numbadw import dispatch, functional, gradients
+from numbadw.cpu import plan_kernel_grad, plan_tiles
 from numbadw.cpu.caches import Caches
 from numbadw.cpu.label import ABSENT, MASKED, usual_tail
 from numbadw.cpu.records import RECORDS, index
@@ -19,8 +20,10 @@ FEW = pytest.mark.skipif(
 
 def forget():
     """Let every call be planned anew."""
-    functional._calls.clear()
-    dispatch.bind_forward.cache_clear()
+    for calls in (functional._calls, gradients._calls):
+        calls.clear()
+    for bind in (dispatch.bind_forward, dispatch.bind_gradients):
+        bind.cache_clear()
 
 
 @pytest.fixture
@@ -28,16 +31,17 @@ def plan_for(monkeypatch):
     """Return a function that makes images small or large for a second cache."""
 
     def choose(second):
-        monkeypatch.setattr(plan_tiles, "caches", lambda: Caches(second=second))
+        for module in (plan_tiles, plan_kernel_grad):
+            monkeypatch.setattr(module, "caches", lambda: Caches(second=second))
         forget()
 
     yield choose
     forget()
 
 
-def tiles_used(case):
+def tiles_used(case, plan=None):
     """Return the tiles that the strips of a case's plan take."""
-    plan = case.plan()
+    plan = plan or case.plan()
     at = plan.integers[index("plan.strips_at")] // 8
     step = len(RECORDS["strip"])
     count = plan.integers[index("plan.strips")]
@@ -145,3 +149,75 @@ def test_nan_reaches_its_windows_alone_in_swaths(plan_for):
     )
     np.testing.assert_array_equal(nan, reached[0, :, :, 3] > 0)
     assert not np.isnan(np.delete(result, 3, axis=3)).any()
+
+
+GRADIENTS = [
+    # strides, dilation, kernel
+    ((1, 1), (1, 1), (3, 3)),
+    ((2, 2), (1, 1), (3, 3)),
+    ((2, 1), (1, 1), (2, 4)),
+    ((1, 2), (2, 1), (3, 2)),
+    ((2, 3), (1, 2), (3, 3)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("strides", "dilation", "kernel"), GRADIENTS)
+def test_kernel_gradients_in_swaths(strides, dilation, kernel, dtype, rng, plan_for):
+    """Whole swaths, some of fewer rows, sides, and longer rows than one chain."""
+    plan_for(0)
+    forms = set()
+    c = 4 * lanes(dtype)
+    pads = ("same", "valid", ((0, 3), (4, 1)), ((9, 0), (0, 8)))
+    for i, (oh, ow) in enumerate(((28, 28), (31, 40), (34, 30), (57, 70), (28, 97))):
+        h, w = oh * strides[0] * dilation[0] + 3, ow * strides[1] + 2 * dilation[1]
+        case = Case(h, w, c, 1, kernel, strides, pads[i % 4], dilation, dtype=dtype)
+        check_gradients(case._replace(n=1 + i % 2), rng)
+        plan, *_ = case.gradient_plans("kernel")
+        forms |= {tile.form for tile in tiles_used(case, plan)}
+    check_gradients(case, rng, "relu")
+    if usual_tail(VECTOR_BYTES) == MASKED:
+        assert forms == {"tswath", "tedge"}
+
+
+@FEW
+def test_kernel_gradients_of_short_rows_in_swaths(rng, plan_for):
+    plan_for(0)
+    for ow in (1, 2, 3, 14):
+        case = Case(27, 2 * ow, 4 * lanes(), strides=(2, 2), n=3)
+        check_gradients(case, rng)
+        plan, *_ = case.gradient_plans("kernel")
+        assert {tile.form for tile in tiles_used(case, plan)} == {"tswath"}
+    for other in ({"c": 4 * lanes() + 1}, {"c": lanes()}, {"h": 25}, {"m": 2}):
+        changed = case._replace(**other)
+        plan, *_ = changed.gradient_plans("kernel")
+        assert {tile.form for tile in tiles_used(changed, plan)} == {"taps"}
+
+
+def test_gradients_in_swaths_have_the_same_bits_for_all_threads(rng, plan_for):
+    plan_for(0)
+    case = Case(61, 99, 4 * lanes(), n=3)
+    x, w, _ = case.arrays(rng)
+    g = rng.standard_normal(case.geometry.output_shape).astype("f4")
+    results = []
+    for threads in (1, 2, 3):
+        with ndw.num_threads(threads):
+            results.append(ndw.depthwise_conv2d_grad(x, w, g, **case.options))
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_nan_reaches_its_taps_alone_in_swaths(plan_for):
+    """A corner pixel is read by one tap of a padded image with stride 2: the first."""
+    plan_for(0)
+    c = 4 * lanes()
+    x, g = np.ones((1, 56, 56, c), "f4"), np.ones((1, 28, 28, c), "f4")
+    x[0, 0, 0, 5] = np.nan
+    g[0, 3, 4] = 0
+    w_grad = ndw.depthwise_conv2d_kernel_grad(
+        x, g, (3, 3, c, 1), strides=2, padding="same"
+    )
+    nan = np.isnan(w_grad[..., 0])
+    assert nan[0, 0, 5]
+    assert nan.sum() == 1

@@ -67,7 +67,8 @@ def call_tile(
     A function of its own has registers of its own: inlined into the driver's loops,
     their integers and those of the other tiles push its own out of them.  With vector
     registers enough for a whole tile its loops are few and LLVM inlines it: multiples
-    of the steps are then made once for all work items (7x7: 3 to 12 % faster).
+    of the steps are then made once for all work items (7x7: 3 to 12 % faster).  But
+    swaths take long anyway, and would cost other tiles registers (7x7x960: 10 %).
     """
     name = f"{part}_{tile.label}"
     function = builder.module.globals.get(name)
@@ -75,7 +76,7 @@ def call_tile(
         kind = ir.FunctionType(ir.VoidType(), [I64] * len(fields))
         function = ir.Function(builder.module, kind, name)
         function.linkage = "internal"
-        if jit.target().registers < 32:
+        if jit.target().registers < 32 or tile.turned:
             function.attributes.add("noinline")
         inner = ir.IRBuilder(function.append_basic_block("entry"))
         simd = Simd(inner, tile.dtype, tile.lanes)

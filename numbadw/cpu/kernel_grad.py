@@ -21,9 +21,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
+from numbadw.cpu.caches import LINE
 from numbadw.cpu.choice import join
 from numbadw.cpu.label import Tile
 from numbadw.cpu.records import entry, get, index
@@ -44,6 +46,8 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
         rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
         lanes, splits = get(plan, "plan.lanes"), get(plan, "plan.splits")
         units, whole = get(plan, "plan.units"), get(plan, "plan.whole")
+        scratch = np.empty(get(plan, "plan.scratch_o") + LINE, np.uint8)
+        chain = (scratch.ctypes.data + LINE - 1) & -LINE
         for item in range(first, last):
             part = item // groups
             sums = o + part * get(plan, "plan.part")
@@ -61,7 +65,7 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
                 g_at += get(block, "rows.o") + get(here, "strip.o")
                 fields = (
                     x_at,
-                    0,
+                    chain,
                     biases,
                     sums,
                     get(plan, "plan.x_row"),
@@ -91,6 +95,7 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
                     plan + PARAMETER,
                 )
                 strip(fields, get(here, "strip.kind"), labels)
+        scratch[0] = 0
 
     return kernel_grad
 

@@ -47,6 +47,11 @@ class Tile(NamedTuple):
         return dict(sorted(pairs.items()))
 
     @property
+    def turned(self) -> bool:
+        """Whether rows and columns change places: swaths."""
+        return self.form in ("swath", "tswath", "tedge")
+
+    @property
     def transposed(self) -> bool:
         """Whether the outputs are the inputs of a strided convolution."""
         return self.form in ("tblock", "trows")

@@ -265,11 +265,11 @@ def plan_direct(
     used = tiles = tiles or choose_tiles(r)
     if strips is None:
         tiles, kind, used = suit(r, tiles)
-        r = r.turned() if used[0].form == "swath" else r
+        r = r.turned() if used[0].turned else r
         strips = strip_table(r, used, r.x.w, r.o.w, kind)
     g, axis = r.g, r.columns
     lanes = lane_table(r, used[0])
-    if used[0].form == "swath":
+    if used[0].turned:
         walk = walk_swaths(r, strips, len(lanes))
     elif one_row(r):
         walk = walk_along(r, strips, len(lanes), used[0].width)

@@ -17,7 +17,7 @@ import numpy as np
 
 from numbadw import jit
 from numbadw.cpu import plan_forward, plan_tiles
-from numbadw.cpu.label import Tile, usual_tail
+from numbadw.cpu.label import ABSENT, MASKED, Tile, usual_tail
 from numbadw.cpu.plan import (
     BLOCK_TAPS,
     CHAIN_TAPS,
@@ -101,6 +101,8 @@ def choose_transposed(r: Request) -> tuple[Tile, ...]:
     form, kh = ("tblock", g.kh) if block else ("trows", 0)
     shape = r.dtype, r.lanes, kh, g.kw, sh if block else 0, sw
     tail = usual_tail(jit.target().vector_bytes)
+    if tail == MASKED and r.g.m == r.fold == 1 and r.channels >= r.lanes and block:
+        tail = ABSENT
     return tuple(
         Tile(form, *shape, width * sw, 1, guarded, tail, "linear", plan_tiles.fold(r))
         for width in widths

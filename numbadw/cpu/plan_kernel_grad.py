@@ -7,11 +7,12 @@ from typing import NamedTuple
 from numbadw import jit
 from numbadw.cpu import flat_taps
 from numbadw.cpu import plan_flat as flat
-from numbadw.cpu.caches import LINE
+from numbadw.cpu.caches import LINE, caches
 from numbadw.cpu.flat import ROWS_TOGETHER
-from numbadw.cpu.label import MASKED, Tile, usual_tail
-from numbadw.cpu.plan import Plan, Table, assemble
+from numbadw.cpu.label import ABSENT, MASKED, Tile, usual_tail
+from numbadw.cpu.plan import BLOCK_TAPS, Plan, Table, assemble
 from numbadw.cpu.plan_forward import GROUP, LARGE_ROWS, lane_table, whole_records
+from numbadw.cpu.plan_tiles import CROWD, crowded
 from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.simd import BYTES
 from numbadw.cpu.taps import SUMS
@@ -22,6 +23,14 @@ WIDTH = {32: 7, 16: 4}
 MOST_COLUMNS = 8
 # Rows of a block: 32 rows of 7 columns are the longest chain of one sum, 224 terms.
 ROWS_HEIGHT = 32
+# Output rows from which on a swath of fewer than seven is no loss, and columns from
+# which on its guarded sides are none; fewest lane vectors of a pixel; how many times L2
+# the arrays must be.  Batch 16 on one Zen 5 core: 14x14x512 3x3 stride 2 252 -> 167 us,
+# 28x28x192 174 -> 133, 56x56x128 1.28 -> 0.90 ms; but 14x14x576 stride 1 320 -> 339 us,
+# 7x7x960 111 -> 144, 112x112x32 1.06 -> 1.43 ms.
+MANY_ROWS = 28
+SWATH_VECTORS = 4
+SWATH_CACHES = 4
 # Vectors of a row that a flat tile adds up in one chain, at most.
 RUN = 256
 # Bytes of a part's sums may be so large a share of the arrays read.
@@ -52,25 +61,59 @@ def choose_tiles(r: Request) -> tuple[Tile, ...]:
     )
 
 
-def strip_table(r: Request, tiles: tuple[Tile, ...]) -> Table:
+def swath_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+    """Return the three tiles of swaths (taps_swath.py), turned, if there are any."""
+    g, (tile, *_) = r.g, tiles
+    some = tile.tail == MASKED and tile.multiplier == 1 and r.rows.stride <= 2
+    if not some or g.kh * g.kw > BLOCK_TAPS or 1 in (g.kh, g.kw):
+        return ()
+    inner = tile._replace(
+        form="tswath",
+        kh=g.kw,
+        kw=g.kh,
+        sh=r.columns.stride,
+        sw=r.rows.stride,
+        guarded=False,
+        tail=ABSENT,
+    )
+    guarded = inner._replace(guarded=True)
+    return inner, guarded, guarded._replace(form="tedge")
+
+
+def in_swaths(r: Request, tiles: tuple[Tile, ...]) -> bool:
+    """Tell whether swaths are faster: of whole vectors, data that L2 does not hold.
+
+    Strips do not lose that much where rows are short, but where their lines meet in few
+    sets of L1.
+    """
+    tile, rows = tiles[0], [phase.outputs for phase in r.rows.phases]
+    fits = all(n >= MANY_ROWS or (n and n % tile.width == 0) for n in rows)
+    whole = r.channels % r.lanes == 0 and r.channels >= SWATH_VECTORS * r.lanes
+    far = r.moved > SWATH_CACHES * caches().second
+    short = r.rows.stride == 1 and r.g.ow < MANY_ROWS
+    return fits and whole and far and (not short or crowded(r, tile, CROWD))
+
+
+def strip_table(r: Request, tiles: tuple[Tile, ...], kind: int = 0) -> Table:
     """Return the strips of every phase: whole ones (kinds 0, 1), then single columns.
 
-    No two strips share an output, as its term would count twice.
+    No two strips share an output, as its term would count twice.  `kind` is the number
+    of the first of these tiles.
     """
     axis, width = r.columns, tiles[0].width
-    kw = -(-r.g.kw // tiles[0].kw) * tiles[0].kw
     table: Table = []
     for phase in axis.phases:
+        kw = -(-phase.taps // tiles[0].kw) * tiles[0].kw
         for first in range(0, phase.outputs, width):
             columns = min(width, phase.outputs - first)
             span = axis.stride * (columns - 1) + kw
             low = min(max(phase.low - first * axis.stride, 0), span)
             high = max(low, min(phase.high - first * axis.stride, span))
-            kind = 2 if columns < width else int(low > 0 or high < span)
+            which = 2 if columns < width else int(low > 0 or high < span)
             start = phase.start + first * axis.stride * axis.in_step
             out = phase.out + first * axis.out_step
             places = start * r.x.w, out * r.o.w, 0, phase.taps
-            table.append((kind, *places, low, high, 0, columns))
+            table.append((kind + which, *places, low, high, 0, columns))
     return table
 
 
@@ -82,26 +125,34 @@ def make_plan(r: Request) -> tuple[Plan, Sizes]:
 
 def plan_direct(r: Request) -> tuple[Plan, Sizes]:
     """Plan for lanes along the channels."""
-    g, axis = r.g, r.columns
     tiles = choose_tiles(r)
-    lanes = lane_table(r, tiles[0])
-    strips = strip_table(r, tiles)
-    height = LARGE_ROWS if r.far else ROWS_HEIGHT
-    rows = r.row_table(-(-g.oh // height))
+    swaths = swath_tiles(r, tiles)
+    used, every = tiles, tiles + swaths
+    if swaths and in_swaths(r, tiles):
+        r, used = r.turned(), swaths
+        bands = -(-r.g.oh // swaths[0].width)
+        rows = r.row_table(-(-ITEMS // (r.g.n * bands)))
+    else:
+        rows = r.row_table(-(-r.g.oh // (LARGE_ROWS if r.far else ROWS_HEIGHT)))
+    g, axis = r.g, r.columns
+    lanes = lane_table(r, used[0])
+    strips = strip_table(r, used, every.index(used[0]))
     units = g.n * len(rows) * len(strips)
-    group = len(lanes) if r.far else min(GROUP, len(lanes))
-    while group > 1 and -(-len(lanes) // group) < ITEMS and not r.far:
+    whole = r.far or used == swaths
+    group = len(lanes) if whole else min(GROUP, len(lanes))
+    while group > 1 and -(-len(lanes) // group) < ITEMS and not whole:
         group //= 2
     groups = -(-len(lanes) // group)
     sizes = cut(r, units, groups)
     fields = r.fields | {
         "ahead": LARGE_ROWS if r.far and g.h > 1 else 0,
+        "scratch_o": part_bytes(r) if used == swaths else 0,
         "rows": len(rows),
         "strips": len(strips),
         "lanes": len(lanes),
         "groups": groups,
         "group": group,
-        "whole": whole_records(lanes, tiles[0]),
+        "whole": whole_records(lanes, used[0]),
         "splits": sizes.parts,
         "units": units,
         "part": part_bytes(r),
@@ -111,7 +162,7 @@ def plan_direct(r: Request) -> tuple[Plan, Sizes]:
         "o_pix": r.o.w * axis.out_step,
     }
     tables = {"sizes": r.sizes, "rows": rows, "strips": strips, "lanes": lanes}
-    plan = assemble("kernel_grad", tiles, sizes.parts * groups, fields, tables)
+    plan = assemble("kernel_grad", every, sizes.parts * groups, fields, tables)
     return plan, sizes
 
 

@@ -21,6 +21,8 @@ exist, so each input is loaded once a kernel row for up to `kw` multiply-adds; t
 columns left over at the end of a row (`single` tiles) go one by one.  Inputs outside
 the image are skipped, never multiplied: a NaN reaches no tap but those that read it.
 
+Large images whose kernels' sums fit registers are crossed otherwise: taps_swath.py.
+
 The first block of taps also sums the gradient itself: the bias' gradient.
 """
 

@@ -47,6 +47,7 @@ from numbadw.cpu.simd import Cell, Int, Simd, Vec
 from numbadw.cpu.strip import STRIP_FIELDS, Strip
 from numbadw.cpu.swath import emit_swath
 from numbadw.cpu.taps import emit_taps
+from numbadw.cpu.taps_swath import emit_taps_edge, emit_taps_swath
 from numbadw.cpu.transposed import emit_tblock, emit_trows
 
 BLOCK_ROWS = 2  # 2 x 7 accumulators, 9 weights and an input fit 32 registers
@@ -229,6 +230,8 @@ EMITTERS = {
     "tblock": emit_tblock,
     "trows": emit_trows,
     "taps": emit_taps,
+    "tswath": emit_taps_swath,
+    "tedge": emit_taps_edge,
 }
 
 
