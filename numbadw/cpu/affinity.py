@@ -3,8 +3,9 @@
 A sleeping worker is woken on the core where it last ran. Where that is the leader's,
 it waits there for the leader's time slice to end (some milliseconds), while another
 core idles: calls after a pause of 5 ms ran on one thread's speed. So the leader, when
-it finds itself on another core than before, allows the workers all of its cores but
-this one.
+it is about to wake one and finds itself on another core than before, allows the workers
+all of its cores but this one.  Not at every launch: to ask for the core can be a system
+call of 1.2 us.
 """
 
 from __future__ import annotations

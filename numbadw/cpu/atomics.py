@@ -1,6 +1,6 @@
 """Words for compiled code that shares memory with other threads, and calls C.
 
-All atomic operations are sequentially consistent.
+All atomic operations are sequentially consistent but for `put`, a plain store on x86.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def fetch(typingctx: Any, at: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def put(typingctx: Any, at: Any, value: Any) -> Any:
-    """Store an int64, atomically."""
+    """Store an int64, atomically, after all that was stored before."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], I64.as_pointer())
-        builder.store_atomic(args[1], pointer, "seq_cst", 8)
+        builder.store_atomic(args[1], pointer, "release", 8)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen

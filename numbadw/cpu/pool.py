@@ -1,25 +1,30 @@
 """Threads of our own: a launch costs less than OpenMP's and never waits for an idler.
 
     leader                                   worker
-    write the job; open; generation += 1     wait for a new generation
-    wake the sleepers                        active += 1; leave if closed
-    take pieces from the front               take pieces from the back
-    close; wait until active == 0            active -= 1
+    write the job                            wait for a ticket with pieces left
+    write the ticket: so many pieces         take pieces from the back
+    send sleepers off this core, wake them   done += 1 for each
+    take pieces from the front
+    wait until the others' are done
 
-Pieces are taken one by one, so a worker that the system does not run delays nobody:
-the leader does its share.  OpenMP, which Numba uses, waits for every thread at every
-launch; with one more busy process on 2 cores that cost 8 ms a call.  The leader takes
-pieces from one end and the workers from the other, so that consecutive calls find the
-same rows in the same core's cache.
+The ticket is one word: how many pieces there are, how many are taken from the front and
+from the back, and how many workers may take any.  Pieces are taken one by one, so a
+worker that the system does not run delays nobody: the leader does its share.  OpenMP,
+which Numba uses, waits for every thread at every launch; with one more busy process on
+2 cores that cost 8 ms a call.  The leader takes pieces from one end and the workers
+from the other, so that consecutive calls find the same rows in the same core's cache.
+
+Whoever has taken a piece may read the job: the leader writes the next only when all
+pieces are done, and until it writes the next ticket none is left to take.
+
+A line that another core has written takes 60 ns to come, and an atomic operation waits
+for it: a launch stores to two lines and is no atomic operation, the first piece is the
+leader's without asking, and a worker needs the ticket and the job alone.
 
 Workers spin for some tens of microseconds, then sleep on a semaphore.  They are plain
 POSIX threads that run compiled code alone: they never need the GIL, no signal is
 delivered to them, and they end before the interpreter does.  Where there are no POSIX
 semaphores Numba's threading layer serves instead (launch.py).
-
-All atomic operations are sequentially consistent: either the leader sees a worker
-active or the worker sees the job closed, so no piece is taken from a job that is over
-and no job is written while a worker may read it.
 """
 
 from __future__ import annotations
@@ -43,23 +48,25 @@ from numbadw.cpu.atomics import call_c, fetch, pause, put, update, write
 from numbadw.cpu.records import word
 from numbadw.memory import address, aligned_empty
 
-I32, I64 = ir.IntType(32), ir.IntType(64)
+I16, I64 = ir.IntType(16), ir.IntType(64)
 LINE = 64
 # Offsets in the pool's memory; what different threads write has a line of its own.
-GENERATION = 0
+TICKET = 0
 STOPPED = 8
-POST = 16  # addresses of sem_post, sem_wait and sched_yield
-WAIT = 24
-YIELD = 32
-PLACES = 40  # address of what affinity.py keeps
-OPEN = LINE
-TAKEN = 2 * LINE  # pieces taken, and those of them from the back
-BACK = TAKEN + 8
-ACTIVE = 3 * LINE
-SLEEPERS = 4 * LINE
-SEMAPHORE = 5 * LINE
-JOB = 6 * LINE  # kernel, x, w, b, o, g, plan, items, pieces, threads
+POST = LINE  # addresses of sem_post, sem_wait and sched_yield
+WAIT = POST + 8
+YIELD = POST + 16
+PLACES = POST + 24  # address of what affinity.py keeps
+DONE = 2 * LINE  # pieces that workers have done, ever
+SLEEPERS = 3 * LINE
+SEMAPHORE = 4 * LINE
+JOB = 6 * LINE  # kernel, x, w, b, o, g, plan, items, pieces
 SIZE = 8 * LINE
+# The ticket, 16 bits each: pieces taken from the back and from the front, pieces, and
+# workers that may take them.
+FRONT_AT, PIECES_AT, WORKERS_AT = 16, 32, 48
+BACK, FRONT = 1, 1 << FRONT_AT
+FIELD = (1 << 16) - 1
 # Pauses before a worker sleeps or a leader yields: 30 to 100 us.
 SPINS = 2000
 
@@ -102,32 +109,45 @@ def run_piece(typingctx: Any, job: Any, piece: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def left(typingctx: Any, ticket: Any) -> Any:
+    """Return how many pieces a ticket has left, below zero where too many asked."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        back, front, pieces = (
+            builder.zext(
+                builder.trunc(builder.lshr(args[0], ir.Constant(I64, at)), I16), I64
+            )
+            for at in (0, FRONT_AT, PIECES_AT)
+        )
+        return builder.sub(builder.sub(pieces, front), back)
+
+    return types.int64(types.int64), codegen
+
+
 def _work(me: int) -> None:
     """Serve the pool until it stops; `me` holds the pool's address and a number."""
     pool, number = word(me), word(me + 8)
-    job = pool + JOB
-    seen = spins = 0
+    spins = 0
     while True:
-        if fetch(pool + GENERATION) == seen:
-            if spins < SPINS:
-                pause()
-                spins += 1
-            else:
-                # A job published between these two lines is done without us.
-                update("add", pool + SLEEPERS, 1)
-                call_c(word(pool + WAIT), (pool + SEMAPHORE,))
-                spins = 0
-            continue
-        seen = fetch(pool + GENERATION)
-        spins = 0
-        if fetch(pool + STOPPED):
+        ticket = fetch(pool + TICKET)
+        if left(ticket) > 0 and number < ticket >> WORKERS_AT:
+            ticket = update("add", pool + TICKET, BACK)
+            if left(ticket) > 0:
+                pieces = ticket >> PIECES_AT & FIELD
+                run_piece(pool + JOB, pieces - 1 - (ticket & FIELD))
+                update("add", pool + DONE, 1)
+            spins = 0
+        elif fetch(pool + STOPPED):
             return
-        update("add", pool + ACTIVE, 1)
-        if fetch(pool + OPEN) and number < word(job + 72):
-            pieces = word(job + 64)
-            while update("add", pool + TAKEN, 1) < pieces:
-                run_piece(job, pieces - 1 - update("add", pool + BACK, 1))
-        update("add", pool + ACTIVE, -1)
+        elif spins < SPINS:
+            pause()
+            spins += 1
+        else:
+            # A job published between these two lines is done without us.
+            update("add", pool + SLEEPERS, 1)
+            call_c(word(pool + WAIT), (pool + SEMAPHORE,))
+            spins = 0
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -136,22 +156,22 @@ def run_pieces(pool: int, fields: Any, threads: int) -> None:
 
     Contract: fields = (kernel, x, w, b, o, g, plan, items, pieces), one call at a time.
     """
-    job = pool + JOB
-    write(job, (*fields, threads - 1))
-    put(pool + TAKEN, 0)
-    put(pool + BACK, 0)
-    put(pool + OPEN, 1)
-    update("add", pool + GENERATION, 1)
-    affinity.keep_off(word(pool + PLACES))
-    for _ in range(update("xchg", pool + SLEEPERS, 0)):
-        call_c(word(pool + POST), (pool + SEMAPHORE,))
-    piece = 0
-    while update("add", pool + TAKEN, 1) < fields[8]:
+    job, pieces = pool + JOB, fields[8]
+    write(job, fields)
+    before = fetch(pool + DONE)
+    put(pool + TICKET, threads - 1 << WORKERS_AT | pieces << PIECES_AT | FRONT)
+    if fetch(pool + SLEEPERS):
+        affinity.keep_off(word(pool + PLACES))
+        for _ in range(update("xchg", pool + SLEEPERS, 0)):
+            call_c(word(pool + POST), (pool + SEMAPHORE,))
+    own, piece = 0, 0
+    while piece < pieces:
         run_piece(job, piece)
-        piece += 1
-    put(pool + OPEN, 0)
+        own += 1
+        ticket = update("add", pool + TICKET, FRONT)
+        piece = ticket >> FRONT_AT & FIELD if left(ticket) > 0 else pieces
     spins = 0
-    while fetch(pool + ACTIVE):
+    while fetch(pool + DONE) - before < pieces - own:
         if spins < SPINS:
             pause()
             spins += 1
@@ -212,7 +232,6 @@ class Pool:
         if os.getpid() != self._process:
             return
         self._memory[STOPPED // 8] = 1
-        self._memory[GENERATION // 8] += 1
         for _ in self._threads:
             self._c.sem_post(ctypes.c_void_p(self.address + SEMAPHORE))
         for thread in self._threads:
