@@ -157,7 +157,7 @@ def widths(case):
         unit = max(1, lanes(case.dtype) // (1 if case.first else case.c))
     wide, narrow, *more = (tile.width * unit for tile in plan.tiles[::2])
     near = {size + d for size in (wide, narrow, *more, 2 * wide) for d in (-1, 0, 1)}
-    return sorted({1, 2, wide + narrow, 3 * wide + 1} | near)
+    return sorted(({1, 2, wide + narrow, 3 * wide + 1} | near) - {0})
 
 
 def fits(case):

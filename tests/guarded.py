@@ -88,9 +88,11 @@ def problems():
         (False, (5, 5), (1, 1), 1, "float32", (1, 3, f32 // 2)),
         (False, (3, 3), (2, 1), 2, "float32", (1, 2)),
         (False, (3, 3), (1, 2), 1, "float64", (1, 3)),
+        (False, (2, 3), (2, 2), 2, "float32", (1, 3)),
         # Packed, or one plane at a time where rows are long.
         (True, (3, 3), (1, 1), 1, "float32", (1, f32 - 1, f32 + 1)),
         (True, (3, 3), (2, 2), 2, "float32", (f32 + 1,)),
+        (True, (3, 3), (2, 2), 1, "float64", (1, 2)),
     ]
     pads = itertools.cycle([((0, 0), (0, 0)), ((1, 1), (1, 1)), ((0, 2), (3, 0))])
     for first, kernel, strides, m, dtype, channels in shapes:

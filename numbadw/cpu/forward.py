@@ -33,7 +33,13 @@ from numbadw.cpu.caches import LINE
 from numbadw.cpu.choice import join
 from numbadw.cpu.flat import flat_strip
 from numbadw.cpu.label import Tile
-from numbadw.cpu.pack import compress, copy_element, pack_block, unpack_block
+from numbadw.cpu.pack import (
+    compress,
+    copy_element,
+    halve,
+    pack_block,
+    unpack_block,
+)
 from numbadw.cpu.records import entry, get, index
 from numbadw.cpu.simd import BYTES
 from numbadw.cpu.tile import strip
@@ -309,7 +315,7 @@ def pack_rows(x, plan, kh, low, high, target, dtype, width, itemsize):  # type: 
     """Copy input rows so that columns a stride apart become neighbours.
 
     A packed row holds one segment per column phase: columns p, p + stride, ...  Rows
-    and phases that no tap reads are left out.
+    and, but for single channels with stride 2, phases that no tap reads are left out.
     """
     columns, channels = get(plan, "plan.w"), get(plan, "plan.c")
     stride, segment = get(plan, "plan.sw"), get(plan, "plan.segment")
@@ -319,6 +325,9 @@ def pack_rows(x, plan, kh, low, high, target, dtype, width, itemsize):  # type: 
             continue
         source = x + row * get(plan, "plan.x_h")
         start = target + (row - low) * get(plan, "plan.x_row")
+        if period and channels == 1 and stride == 2:
+            halve((source, start, start + segment, columns), dtype, width)
+            continue
         for phase in range(stride):
             if not phases >> phase & 1:
                 continue

@@ -156,6 +156,45 @@ def compress(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
     return signature, codegen
 
 
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def halve(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
+    """Store every second element of a row at one place, and the others at another.
+
+    Contract: fields = (source, target, other target, elements); whole vectors are
+    written at both.
+    """
+    signature = types.void(fields, dtype, lanes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
+        source, even, odd, count = (
+            simd.integer(builder.extract_value(args[0], i)) for i in range(4)
+        )
+        lanes, itemsize = simd.lanes, simd.itemsize
+
+        def pair(at: Int, left: Int | None = None) -> None:
+            masks = [None, None]
+            if left is not None:
+                masks = [simd.mask((left - v * lanes).maximum(0)) for v in range(2)]
+            start = source + at * itemsize
+            here, there = (
+                simd.load(start + v * lanes * itemsize, masks[v]) for v in range(2)
+            )
+            for first, target in enumerate((even, odd)):
+                pattern = range(first, 2 * lanes, 2)
+                half = simd.shuffle(here, there, pattern)
+                simd.store(half, target + at * (itemsize // 2))
+
+        whole = count.divided(2 * lanes) * (2 * lanes)
+        with simd.loop(simd.integer(0), whole, 2 * lanes) as at:
+            pair(at)
+        with simd.when(whole.compare("<", count)):
+            pair(whole, count - whole)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 def _permute(simd: Simd, vec: Vec, order: Int) -> Any:
     """Return the 4-byte parts of a vector in the order that lies at an address."""
     eight = ir.VectorType(ELEMENTS["f32"], 8)
