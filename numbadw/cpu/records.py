@@ -66,8 +66,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "vectors",  # weight vectors a tap: 1, or the strip's width where phased
         "period",  # channels after which the weights repeat, lanes in use
         "used",
-        "scratch_x",  # bytes of scratch for packed inputs and staged results
-        "scratch_o",
+        "scratch_x",  # bytes of scratch for packed inputs and for staged results
+        "scratch_o",  # (kernel gradient: for the sums of a chain of columns)
         "splits",  # kernel gradient: parts that the outputs are cut into, and into
         "units",  # how many (image, row block, strip) in all,
         "part",  # bytes from one part's sums to the next's
@@ -88,7 +88,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "strip",  # first strip of the block (direct feed)
     ),
     "strip": (
-        "kind",  # which compiled tile: 2 * (index of its width) + guarded (4, 5: lines)
+        "kind",  # which of the plan's tiles: even ones without guards, odd ones with
         "x",
         "o",
         "w",  # offset of the first kernel column, and how many there are

@@ -20,7 +20,7 @@ from numbadw.cpu.simd import Cell, Int, Simd, Vec
 # rows and columns count from the strip's first input row and column.
 STRIP_FIELDS = (
     "x",  # address of the (maybe virtual) first input row and column, channel 0
-    "w",  # address of the first tap
+    "w",  # address of the first tap (taps_swath.py: of its chain's sums)
     "b",  # address of the bias, or 0
     "o",  # address of output row 0, column 0 of the strip
     "x_row",

@@ -23,7 +23,10 @@ the guarded one.
 
 from __future__ import annotations
 
-from numbadw.cpu.choice import call_tile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from numbadw.cpu.choice import Emit, call_tile
 from numbadw.cpu.label import Tile
 from numbadw.cpu.simd import Int, Simd
 from numbadw.cpu.strip import Strip
@@ -36,24 +39,29 @@ def emit_swath(whole: Strip) -> None:
         if tile.guarded:
             _emit_column(whole, o)
         else:
-            _emit_inner(whole, o)
+            with inside(whole, o, _emit_guarded):
+                _emit_column(whole, o)
 
 
-def _emit_inner(whole: Strip, o: Int) -> None:
-    """Emit a column without guards, but at the sides call the guarded tile."""
+@contextmanager
+def inside(whole: Strip, o: Int, side: Emit, part: str = "tile") -> Iterator[None]:
+    """Emit the body for a column whose input columns exist; others a function takes.
+
+    That is emitted by `side`, for the guarded tile; `part` begins its name.
+    """
     simd, tile = whole.simd, whole.tile
     start = o * tile.sh
-    inside = simd.builder.and_(
+    there = simd.builder.and_(
         start.compare(">=", whole.row_lo),
         (start + tile.kh).compare("<=", whole.row_hi),
     )
-    with simd.builder.if_else(inside) as (plain, border):
+    with simd.builder.if_else(there) as (plain, border):
         with plain:
-            _emit_column(whole, o)
+            yield
         with border:
             fields = whole.args | {"first": o, "last": o + 1}
             guarded = tile._replace(guarded=True)
-            call_tile(simd.builder, guarded, fields, _emit_guarded)
+            call_tile(simd.builder, guarded, fields, side, part)
 
 
 def _emit_guarded(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:

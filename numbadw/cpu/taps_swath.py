@@ -29,10 +29,10 @@ import operator
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from numbadw.cpu.choice import call_tile
 from numbadw.cpu.label import Tile
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
 from numbadw.cpu.strip import Strip
+from numbadw.cpu.swath import inside
 
 # Columns of a chain of sums: of seven outputs each, 224 terms.
 CHAIN = 32
@@ -40,20 +40,12 @@ CHAIN = 32
 
 def emit_taps_swath(whole: Strip) -> None:
     """Emit a swath of whole columns."""
-    simd, tile = whole.simd, whole.tile
-    with _chains(whole) as part, simd.loop(part.first, part.last) as o:
-        start = o * tile.sh
-        inside = simd.builder.and_(
-            start.compare(">=", part.row_lo),
-            (start + tile.kh).compare("<=", part.row_hi),
-        )
-        with simd.builder.if_else(inside) as (plain, side):
-            with plain:
-                _emit_column(part, o)
-            with side:
-                fields = part.args | {"first": o}
-                guarded = tile._replace(guarded=True)
-                call_tile(simd.builder, guarded, fields, _emit_side, "side")
+    with (
+        _chains(whole) as part,
+        whole.simd.loop(part.first, part.last) as o,
+        inside(part, o, _emit_side, "side"),
+    ):
+        _emit_column(part, o)
 
 
 def _emit_side(simd: Simd, tile: Tile, values: dict[str, Int]) -> None:

@@ -3,9 +3,9 @@
 A *strip* is `width` neighbouring outputs of one channel vector (the lanes), over a run
 of output rows.  It knows registers only; where the strip lies, which rows and columns
 of the image exist and how many lanes count are run-time integers (strip.py).
-Those here share that interface with swath.py, which goes along the rows of images too
-large for L2, and with those of the gradients in transposed.py and taps.py;
-the planners pick one by kernel size:
+Its emitters share that interface with swath.py, which goes along the rows of images too
+large for L2, and with those of the gradients in transposed.py, taps.py and
+taps_swath.py; the planners pick one, here by kernel size:
 
 block   kernels of few taps: 9, or 20 in up to 5 columns.  Two output rows at a time,
         all weights loaded once:
@@ -223,10 +223,10 @@ def _emit_taps(
 
 
 EMITTERS = {
-    "swath": emit_swath,
     "block": emit_block,
     "rows": emit_rows,
     "wide": emit_wide,
+    "swath": emit_swath,
     "tblock": emit_tblock,
     "trows": emit_trows,
     "taps": emit_taps,
