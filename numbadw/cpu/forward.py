@@ -58,7 +58,8 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
         groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
         rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
         lanes, whole = get(plan, "plan.lanes"), get(plan, "plan.whole")
-        for item in range(first, last):
+        run, item = get(plan, "plan.run"), first
+        while item < last:
             rest = item // groups
             block = entry(plan, "plan.rows_at", "rows", (rest // strips) % rows)
             number = get(block, "rows.strip") + rest % strips
@@ -69,7 +70,9 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
             skip = n * get(plan, "plan.o_n") + get(block, "rows.o")
             skip += get(here, "strip.o")
             start = (item % groups) * group
-            stop = min(start + group, lanes)
+            count = min(run, groups - item % groups, last - item)
+            stop = min(start + count * group, lanes)
+            item += count
             fields = (
                 x_at,
                 w + get(block, "rows.w") + get(here, "strip.w"),

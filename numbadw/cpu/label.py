@@ -21,7 +21,8 @@ class Tile(NamedTuple):
     """What one compiled strip depends on; `label` is its name everywhere."""
 
     form: (
-        str  # block | rows | wide, tblock | trows, taps, flat | phased, ftaps, vectors,
+        str  # block | roll | rows | wide | swath, tblock | trows,
+        # taps | tswath | tedge, flat | phased, ftaps, vectors,
         # multiply (kh rows of `width` vectors)
     )
     dtype: str  # f32 | f64

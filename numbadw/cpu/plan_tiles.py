@@ -27,10 +27,15 @@ CROWD = 0.75
 # Rows of a swath.
 SWATH_ROWS = 4
 NARROW_CROWD = 1.5
+# And above which input rows are not read once, for three output rows (`rolls`): pixels
+# 512 bytes apart, whose lines come more slowly from L2.  On one Zen 5 core 56x56x128
+# 3x3 44.6 -> 62 us, but 56x56x144 52.5 -> 42.
+ROLL_CROWD = 0.4
+ROLL_ROWS = 3
 
 
 def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
-    """Return the four tiles (two widths, each without and with guards).
+    """Return four tiles, not all different: two widths, each without and with guards.
 
     `wide` asks for those that take any number of kernel columns.
     """
@@ -47,6 +52,8 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
     else:
         form, widths = "rows", (14, 7) if many else (7, 4)
         sh = kh = 0
+    # A narrow strip of stride 1 ends a row, mostly at a border: not worth a tile more.
+    ends = form == "block" and sw == 1
     return tuple(
         Tile(
             form,
@@ -58,7 +65,7 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
             sw,
             width,
             multiplier,
-            guarded,
+            guarded or (ends and width == widths[1]),
             tail,
             r.activation,
             fold(r),
@@ -83,15 +90,18 @@ def line_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
 def stream_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
     """Return tiles without masks, which hardware prefetchers follow (label.py).
 
-    Strips if the stride is 1.  With 2, swaths along the rows (swath.py), turned: what
-    they call a row is a column of the image.
+    Strips if the stride is 1, then those that read each row once if there are any; they
+    are guarded, as their guards cost nothing.  With stride 2, swaths along the rows
+    (swath.py), turned: what they call a row is a column of the image.
     """
     tile = tiles[0]._replace(tail=ABSENT)
     some = tile.form == "block" and r.g.m == r.fold == 1
     if not some or tiles[0].tail != MASKED:
         return ()
     if tile.sh == tile.sw == 1:
-        return tile, tile._replace(guarded=True)
+        guarded = tile._replace(guarded=True)
+        rolling = (guarded._replace(form="roll"),) * 2 if rolls(tile) else ()
+        return tile, guarded, *rolling
     if tile.sh != 2 or tile.kh * tile.kw > BLOCK_TAPS or 1 in (tile.kh, tile.kw):
         return ()
     swath = tile._replace(
@@ -103,6 +113,12 @@ def stream_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
         width=SWATH_ROWS,
     )
     return swath, swath._replace(guarded=True)
+
+
+def rolls(tile: Tile) -> bool:
+    """Tell whether the registers hold the sums of all rows that an input row feeds."""
+    registers = tile.kh * (tile.width + tile.kw)
+    return tile.kh == ROLL_ROWS and registers < jit.target().registers
 
 
 def streams(r: Request, tile: Tile) -> bool:
@@ -173,7 +189,8 @@ def suit(
     if pairs and crowded(r, tiles[0], CROWD):
         used = pairs
     elif others and streams(r, others[0]):
-        used = others
+        sparse = not crowded(r, tiles[0], ROLL_CROWD)
+        used = others[2:] if others[2:] and sparse else others[:2]
     elif narrows(r, tiles[0]):
         used = tiles[2:] + singles
     every = tiles + singles + pairs + others

@@ -29,6 +29,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "lanes",
         "groups",
         "group",  # lane vectors in a group
+        "run",  # groups that a tile takes together, if they are in one piece
         "whole",  # lane records at the start of their table that are whole
         "rows_at",  # byte offsets of the tables
         "strips_at",

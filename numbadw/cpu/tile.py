@@ -21,6 +21,17 @@ block   kernels of few taps: 9, or 20 in up to 5 columns.  Two output rows at a 
         Lane vectors are innermost, so neighbouring lines are read and written together
         and the two input rows that the next pair shares are still in L1.
 
+roll    kernels of three rows, stride 1, where hardware prefetchers are to follow.  One
+        input row at a time, which belongs to three output rows: each row is read once.
+
+            for lane vector:                            # run time
+                for row of the inputs:                  # run time
+                    for column:                         # unrolled
+                        x = load(row, column)
+                        for each output it belongs to:
+                            acc[out] += x * weight      # unrolled
+                    store the first output row, the next takes its place
+
 rows    up to 20 columns.  One output row at a time, kernel rows in a run-time loop
         (its bounds clip the top and bottom border), columns unrolled.
 
@@ -39,6 +50,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from numbadw.cpu.choice import call_tile, make_intrinsic
@@ -113,6 +125,30 @@ def _emit_columns(
             for accs, weights in targets:
                 for t, kx in reads[j]:
                     strip.add(accs[t], x, weights[kx])
+
+
+def emit_roll(whole: Strip) -> None:
+    """Emit the strip with the sums of all output rows that an input row belongs to.
+
+    Step `o` reads the last row of output row `o`; the first steps only fill the sums.
+    """
+    simd, tile = whole.simd, whole.tile
+    with whole.each_lane() as strip:
+        rows = [strip.w + ky * strip.w_row for ky in range(tile.kh)]
+        weights = [[strip.load_tap(row, kx) for kx in range(tile.kw)] for row in rows]
+        sums = [strip.fresh() for _ in rows]
+        low = strip.row_lo.maximum(strip.first).minimum(strip.row_hi)
+        with simd.loop(strip.first - (tile.kh - 1), strip.last) as o:
+            row = o + (tile.kh - 1)
+            with simd.when(row.within(low, strip.row_hi)):
+                targets = list(zip(sums, reversed(weights), strict=True))
+                _emit_columns(strip, strip.x + row * strip.x_row, targets)
+            with simd.when(o.compare(">=", strip.first)):
+                strip.finish(sums[0], o)
+            for accs, following in pairwise(sums):
+                for acc, value in zip(accs, following, strict=True):
+                    acc.set(value.get(simd.builder))
+            strip.reset(sums[-1])
 
 
 def emit_rows(whole: Strip) -> None:
@@ -224,6 +260,7 @@ def _emit_taps(
 
 EMITTERS = {
     "block": emit_block,
+    "roll": emit_roll,
     "rows": emit_rows,
     "wide": emit_wide,
     "swath": emit_swath,
