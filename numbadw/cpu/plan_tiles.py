@@ -12,7 +12,7 @@ from numbadw import jit
 from numbadw.cpu.caches import LINE, caches
 from numbadw.cpu.label import ABSENT, MASKED, Tile, usual_tail
 from numbadw.cpu.plan import BLOCK_TAPS, CHAIN_TAPS, ROWS_COLUMNS
-from numbadw.cpu.request import Request
+from numbadw.cpu.request import LARGE_SHARE, Request
 from numbadw.cpu.tile import BLOCK_ROWS
 
 # The tile of two output rows, which loads all weights once, takes more taps, too, but
@@ -125,14 +125,14 @@ def streams(r: Request, tile: Tile) -> bool:
     """Tell whether it is faster that hardware prefetchers follow.
 
     There must be room in L1 for what they fetch.  Swaths are for images that do not fit
-    L2; from memory, strips that ask for rows ahead are faster.
+    L2; from memory, but not from L3, strips that ask for rows ahead are faster.
     """
     if r.channels < r.lanes or crowded(r, tile, NARROW_CROWD):
         return False
     if tile.turned:
         shallow = min(phase.outputs for phase in r.rows.phases) < tile.width
         return not shallow and r.moved > caches().second * r.g.n
-    return not r.far
+    return r.moved <= caches().last // LARGE_SHARE
 
 
 def crowded(r: Request, tile: Tile, share: float) -> bool:
