@@ -8,7 +8,15 @@ from numpy.testing import assert_array_equal
 
 import numbadw as ndw
 from numbadw import jit
+from numbadw.cpu.plan import Steps
+from numbadw.cpu.plan_pointwise import (
+    Grid,
+    choose_tiles,
+    plan_product,
+    product_of_pixels,
+)
 from numbadw.cpu.pointwise import DEPTH
+from numbadw.cpu.records import index
 from numbadw.prepared import MOST_CALLS, pack, unpack
 
 LANES = jit.target().vector_bytes // 4
@@ -21,6 +29,13 @@ SIZES = [
     (9, 4, 2 * DEPTH + 1, 3 * LANES),
     (20, 31, 33, LANES - 1),
 ]
+
+
+def height(columns):
+    """Return the rows of the tile for so many columns."""
+    return choose_tiles(columns, "f32", "linear")[0].kh
+
+
 FORMATS = ["channels_last", "channels_first"]
 
 
@@ -50,15 +65,45 @@ def test_the_bits_of_the_function(rng, size, dtype, data_format):
                 out[...] = np.nan
 
 
-def test_the_same_bits_for_any_number_of_threads(rng):
-    x, k, b = draw(rng, (28, 28, 2 * DEPTH, 8 * LANES))
+# Rows that outnumber columns and not; few panels, odd in number, which are halved.
+SHARED = [
+    (28, 28, 2 * DEPTH, 8 * LANES),
+    (7, 7, DEPTH + 9, 10 * LANES),
+    (14, 15, DEPTH, 6 * LANES),
+    (30, 30, 24, 2 * LANES),
+    (1, 40, 2 * DEPTH + 1, 14 * LANES - 3),
+]
+
+
+@pytest.mark.parametrize("size", SHARED, ids=str)
+def test_the_same_bits_for_any_number_of_threads(rng, size):
+    x, k, b = draw(rng, size, n=1)
     prepared = ndw.prepare_pointwise_conv2d(k, b)
-    results = []
-    for threads in range(1, 4):
+    right = ndw.pointwise_conv2d(x, k, b)
+    for threads in (1, 2, 3, 5):
         with ndw.num_threads(threads):
-            results.append(prepared(x))
-    for result in results[1:]:
-        assert_array_equal(result, results[0])
+            assert_array_equal(prepared(x), right)
+
+
+def test_halves_of_panels_are_planned():
+    def record(rows, columns):
+        grid = Grid(1, 1, rows, Steps(0, 0, 400, 4), Steps(0, 0, 4 * columns, 4))
+        product = product_of_pixels(grid, 100, columns, (4 * columns, 4), 4, False)
+        plan = plan_product(product._replace(b_panel=1 << 16), np.dtype("f4"))
+        at = plan.integers[index("plan.products_at")] // 8
+        names = ("units", "unit", "chunk", "chunks", "panels")
+        found = {n: plan.integers[at + index(f"product.{n}")] for n in names}
+        found["items"] = plan.items
+        return found
+
+    few = record(7 * height(10 * LANES), 10 * LANES)
+    assert few["units"] == 2
+    assert few["unit"] < few["chunk"] <= 2 * few["unit"]
+    even = record(7 * height(8 * LANES), 8 * LANES)
+    assert even["units"] == 1
+    for found in (few, even, record(10**4, 2 * LANES)):
+        parts = found["units"] * found["chunks"] * found["panels"]
+        assert found["items"] == parts
 
 
 def test_inputs_and_out_of_any_strides(rng):

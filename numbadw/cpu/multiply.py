@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from numbadw.cpu.caches import LINE
 from numbadw.cpu.choice import make_intrinsic
 from numbadw.cpu.label import Tile
 from numbadw.cpu.simd import Int, Simd, Vec
@@ -54,8 +55,11 @@ MULTIPLY_FIELDS = (
     "first",  # 1: C holds nothing yet
     "last",  # 1: end with bias and activation
     "parameter",  # address of the activation's parameter
+    "ask",  # address of what to ask for meanwhile, ASKED bytes a term
 )
 UNROLL = 4
+# Four tiles ask for a panel of two vectors, so that L2 has the next one in time.
+ASKED = 2 * LINE // UNROLL
 
 
 class Multiply:
@@ -96,6 +100,8 @@ class Multiply:
         """Add the terms of `first <= k < last` to the sums, `step` at a time."""
         simd, at = self.simd, self.at
         with simd.loop(first, last, step) as k:
+            for line in range(0, ASKED * step if step > 1 else 0, LINE):
+                simd.prefetch(at["ask"] + k * ASKED + line, 2)
             b_row, a_skip = at["b"] + k * b_k, k * a_k
             for u in range(step):
                 row, more = b_row + b_k * u, a_k * u

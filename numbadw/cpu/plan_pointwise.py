@@ -178,6 +178,10 @@ def plan_product(
     outer = 1 if p.batched else p.images[0] * p.images[1]
     chunk = _chunk(p, tile, 1 if alone else -(-ITEMS // (panels * outer)), itemsize)
     chunks = -(-p.rows // chunk)
+    odd = panels * chunks * outer % 2 and panels * chunks * outer < ITEMS
+    halves = p.b_panel and odd and chunk >= SHARED_TILES * tile.kh
+    unit = -(-chunk // (2 * tile.kh)) * tile.kh if halves else chunk
+    units = -(-chunk // unit)
     names = RECORDS["product"]
     record = dict.fromkeys(names, 0) | {
         "swap": int(p.swap),
@@ -188,6 +192,8 @@ def plan_product(
         "chunk": chunk,
         "chunks": chunks,
         "panels": panels,
+        "units": units,
+        "unit": unit,
         "images": p.images[1],
         "staged": int(p.c[3] != itemsize),
         "bias_row": p.bias_row,
@@ -207,15 +213,26 @@ def plan_product(
     tables = {"products": [tuple(record[key] for key in names)]}
     if sizes is not None:
         tables["sizes"] = sizes
-    return assemble("product", tiles, outer * chunks * panels, fields, tables)
+    return assemble("product", tiles, outer * chunks * panels * units, fields, tables)
 
 
 def _chunk(p: Product, tile: Tile, cuts: int, itemsize: int) -> int:
-    """Return the rows of a work item: what L2 holds, and `cuts` of them or more."""
+    """Return the rows of a chunk: what L2 holds, and `cuts` of them or more.
+
+    Where B comes packed, threads should share the larger of A and B: chunks if that is
+    A, of which four or a multiple go evenly among threads, else panels.
+    """
     depth = min(DEPTH, p.k)
     room = ITEM_BYTES // ((depth + tile.width * tile.lanes) * itemsize)
-    tiles = -(-min(room, -(-p.rows // cuts)) // tile.kh)
-    return max(tiles, SHARED_TILES) * tile.kh
+    if not p.b_panel:
+        tiles = -(-min(room, -(-p.rows // cuts)) // tile.kh)
+        return max(tiles, SHARED_TILES) * tile.kh
+    tiles = -(-p.rows // tile.kh)
+    least = -(-p.rows // room)
+    if p.rows >= p.columns:
+        best = min((4, 8, 12, 16), key=lambda n: (-tiles % n, n))
+        least = -(-least // best) * best
+    return -(-tiles // least) * tile.kh
 
 
 def checked_fields(

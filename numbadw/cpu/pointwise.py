@@ -14,6 +14,8 @@ columns where these are neighbours (channels first).
 Items that follow each other pack up to GROUP panels together, row by row of B: it is
 read once where a few rows of A are multiplied with it, and then memory is the limit
 (7x7x1024 to 1024 on one Zen 5 core: 120 us to pack 4 MiB one panel at a time, 85 so).
+Where B comes packed an item may be half of a chunk and panel, so that threads share
+them evenly, and the tiles ask for the panel's next terms meanwhile.
 
 Sums have three levels: a chain of DEPTH terms, the blocks of a batch, the batches; the
 same for every number of threads, as no sum is split between work items.
@@ -30,7 +32,7 @@ from numbadw.cpu.caches import LINE
 from numbadw.cpu.choice import join
 from numbadw.cpu.kernel_grad import PARAMETER
 from numbadw.cpu.label import Tile
-from numbadw.cpu.multiply import multiply
+from numbadw.cpu.multiply import ASKED, multiply
 from numbadw.cpu.pack import copy_rows, pack_block, unpack_block
 from numbadw.cpu.records import entry, get
 from numbadw.cpu.simd import BYTES
@@ -64,6 +66,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
             get(here, "product.bias_row"),
         )
         adds, block = get(here, "product.adds"), min(DEPTH, depth)
+        units, unit = get(here, "product.units"), get(here, "product.unit")
         b_panel = get(here, "product.b_panel")
         alone = staged or b_panel or rows <= height
         together = 1 if alone else min(GROUP, panels)
@@ -75,19 +78,20 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
         panel = (scratch.ctypes.data + LINE - 1) & -LINE
         item = first
         while item < last:
-            column = (item % panels) * width
-            rest = item // panels
-            start = (rest % chunks) * chunk
-            stop, outer = min(start + chunk, rows), rest // chunks
+            number = item // units % panels
+            column, rest = number * width, item // units // panels
+            stop = min((rest % chunks + 1) * chunk, rows)
+            start, outer = (rest % chunks) * chunk + item % units * unit, rest // chunks
+            group, taken = 1, min(units - item % units, last - item)
+            stop = min(stop, start + taken * unit)
             n, y = outer // images, outer % images
             columns = min(width, get(here, "product.columns") - column)
             # Whole rows of B that one tile reads need no packing.
             plain = b_column == itemsize and columns == width
             direct = b_panel != 0 or (plain and stop - start <= height)
-            group = 1
             if plain and together > 1:
-                whole = get(here, "product.columns") // width - item % panels
-                group = min(together, whole, last - item)
+                whole = get(here, "product.columns") // width - number
+                group = taken = min(together, whole, last - item)
             skip = n * get(here, "product.c_n") + y * get(here, "product.c_h")
             skip += start * get(here, "product.c_row") + column * c_column
             target, step = o + skip, get(here, "product.c_row")
@@ -104,7 +108,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
                 a_at = x + bn * get(here, "product.a_n") + by * get(here, "product.a_h")
                 a_at += start * get(here, "product.a_row")
                 b_at = w + bn * get(here, "product.b_n") + by * get(here, "product.b_h")
-                b_at += item % panels * b_panel if b_panel else column * b_column
+                b_at += number * b_panel if b_panel else column * b_column
                 for k in range(0, depth, block):
                     many = min(block, depth - k)
                     source = b_at + k * b_k
@@ -146,7 +150,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
                 _unpack_columns(
                     target, pitch, o + skip, steps, sizes, dtype, lanes, itemsize
                 )
-            item += group
+            item += taken
         scratch[0] = 0  # keeps it alive until here
 
     return product
@@ -162,6 +166,9 @@ def _multiply_rows(here, places, steps, sizes, ends, labels, height):  # type: i
     a, panel, c, bias, g = places
     rows, columns, terms = sizes
     bias_row = get(here, "product.bias_row")
+    # Packed panels follow each other: their next terms, or those of the next panel.
+    size = terms * steps[0] if get(here, "product.b_panel") else 0
+    ask = panel + size
     for m in range(0, rows, height):
         fields = (
             a + m * get(here, "product.a_row"),
@@ -181,8 +188,10 @@ def _multiply_rows(here, places, steps, sizes, ends, labels, height):  # type: i
             ends[0],
             ends[1],
             ends[2],
+            ask,
         )
         multiply(fields, 1 if rows - m == 1 else 0, labels)
+        ask = min(ask + terms * ASKED, panel + 2 * size)
 
 
 @jit.helper

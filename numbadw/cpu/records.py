@@ -107,9 +107,11 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "columns",  # of C; B's columns
         "k",  # terms of a sum, in each of so many batches
         "batches",
-        "chunk",  # rows of a work item, how many such chunks
+        "chunk",  # rows that stay in L2, how many such chunks
         "chunks",
         "panels",  # panels of C's columns
+        "units",  # work items of a chunk and panel, and rows of one
+        "unit",
         "images",  # rows of an image: index // images counts a step, % the other
         "staged",  # 1: columns of C are no neighbours
         "a_n",  # byte steps of A: image, row of an image, row of A, term
