@@ -56,12 +56,23 @@ def make_plan(request: Request) -> Plan:
     long = g.ow >= PLANE_VECTORS * lanes
     if planar and not near and long and (r.channels < lanes or light(r)):
         return plan_flat.make_plan(r, planes=r.channels)
-    if r.channels <= lanes // 2 or (near and plan_flat.strip_phases(r) > 1):
+    few = r.channels <= (lanes if one_column(r) else lanes // 2)
+    if few or (near and plan_flat.strip_phases(r) > 1):
         return plan_flat.make_plan(r, planes=1)
     # A wide kernel reads each packed pixel so often that packing costs nothing, and
     # lines that hold other channels, too, are read once.
     packs = halves_lines(r) and g.kw > ROWS_COLUMNS
     return plan_direct(r) if near and not packs else plan_packed(r)
+
+
+def one_column(r: Request) -> bool:
+    """Tell whether outputs read what lies above and below them, and no neighbours.
+
+    Then lanes along the row cost no more loads than lanes of channels, and none idles:
+    224x224x3 to 9 channels 3x1 with strides (2, 1) on one Zen 5 core 43 -> 35 us,
+    112x112x12 of 5 rows 31 -> 21.
+    """
+    return r.g.kw == r.columns.stride == 1
 
 
 def light(r: Request) -> bool:
