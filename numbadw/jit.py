@@ -46,7 +46,7 @@ class Target(NamedTuple):
     vector_bytes: int
     fused: bool  # has a fused multiply-add
     registers: int  # vector registers, 16 or 32
-    permutes: bool = False  # any lanes of 32 bytes to any others in one step (AVX2)
+    permutes: bool = False  # any lanes of a vector to any others in one step (AVX2)
 
 
 _PROBE = """

@@ -89,6 +89,8 @@ def problems():
         (False, (3, 3), (2, 1), 2, "float32", (1, 2)),
         (False, (3, 3), (1, 2), 1, "float64", (1, 3)),
         (False, (2, 3), (2, 2), 2, "float32", (1, 3)),
+        (False, (2, 4), (3, 3), 1, "float32", (1, 3, f32 // 2)),
+        (False, (2, 3), (1, 5), 1, "float64", (3,)),
         # Packed, or one plane at a time where rows are long.
         (True, (3, 3), (1, 1), 1, "float32", (1, f32 - 1, f32 + 1)),
         (True, (3, 3), (2, 2), 2, "float32", (f32 + 1,)),

@@ -80,6 +80,35 @@ def test_pixels_that_share_sets_of_the_cache(side, stride, dtype, rng):
         assert strip_kinds(plan_forward.plan_direct(r)) <= expected
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stride", [2, 3, 4, 7])
+def test_rows_of_few_channels_picked_apart(stride, dtype, rng):
+    """Rows of every length round whole vectors; rows in between that no tap reads."""
+    vector = lanes(dtype)
+    for c in range(1, vector // 2 + 1):
+        for w in (1, stride, 2 * vector // c, stride * vector + c, 199):
+            for rows in (1, stride):
+                case = Case(
+                    11, w, c, 1, (2, 3), (rows, stride), ((1, 2), (2, 3)), dtype=dtype
+                )
+                assert case.plan().feed == "flat"
+                check(case, rng)
+                check(case._replace(kernel=(4, 3), n=2, dilation=(1, 2)), rng)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_kernels_of_one_column_take_lanes_along_the_row(dtype, rng):
+    vector = lanes(dtype)
+    for c, m in ((vector // 2 + 1, 1), (vector, 1), (vector // 3, 3)):
+        base = Case(13, 21, c, m, (3, 1), (2, 1), dtype=dtype, n=2)
+        for case in (base, base._replace(kernel=(15, 1)), base._replace(w=1)):
+            check(case, rng)
+            assert case.plan().feed == "flat"
+        for other in ({"c": vector + 1, "m": 1}, {"strides": (1, 2)}):
+            check(base._replace(**other), rng)
+        assert base._replace(strides=(1, 2)).plan().feed == "direct"
+
+
 SIDES = (1, 2, 3, 4, 5, 7, 9, 13, 14, 15, 31, 63)
 KERNELS = [
     *((k, k) for k in SIDES),

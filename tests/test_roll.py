@@ -37,7 +37,7 @@ def test_each_row_once_has_the_bits_of_strips(kernel, dtype, block_instead):
     pads = ("same", ((2, 14), (4, 1)), ((15, 0), (0, 6)))
     cases = []
     for i, h in enumerate(HEIGHTS):
-        c = (vector, 3 * vector + 1, 20 * vector, 17 * vector - 1)[i % 4]
+        c = (vector + 1, 3 * vector + 1, 20 * vector, 17 * vector - 1)[i % 4]
         dilation = (1, 1) if i % 3 else (2, 3)
         pad = pads[i % 3]
         case = Case(h, 5 + 3 * i, c, 1, kernel, (1, 1), pad, dilation, dtype=dtype)

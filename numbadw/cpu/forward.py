@@ -34,18 +34,16 @@ from numbadw.cpu.choice import join
 from numbadw.cpu.flat import flat_strip
 from numbadw.cpu.label import Tile
 from numbadw.cpu.pack import (
-    compress,
     copy_element,
-    halve,
     pack_block,
     unpack_block,
 )
+from numbadw.cpu.pack_rows import pack_rows, unpack_rows
 from numbadw.cpu.records import entry, get, index
 from numbadw.cpu.simd import BYTES
 from numbadw.cpu.tile import strip
 
 PARAMETER = 8 * index("plan.parameter")
-ORDER = 8 * index("pick.order")
 
 
 def make_direct(tiles: list[Tile]) -> Callable[..., None]:
@@ -307,68 +305,7 @@ def make_flat(tiles: list[Tile]) -> Callable[..., None]:
                 )
                 flat_strip(fields, get(here, "strip.kind"), labels)
             if o_bytes:
-                _unpack_rows(o_block, plan, begin, end, result, dtype, itemsize)
+                unpack_rows(o_block, plan, begin, end, result, dtype, itemsize)
         scratch[0] = 0
 
     return forward_flat
-
-
-@jit.helper
-def pack_rows(x, plan, kh, low, high, target, dtype, width, itemsize):  # type: ignore[no-untyped-def]
-    """Copy input rows so that columns a stride apart become neighbours.
-
-    A packed row holds one segment per column phase: columns p, p + stride, ...  Rows
-    and, but for single channels with stride 2, phases that no tap reads are left out.
-    """
-    columns, channels = get(plan, "plan.w"), get(plan, "plan.c")
-    stride, segment = get(plan, "plan.sw"), get(plan, "plan.segment")
-    phases, period = get(plan, "plan.phases"), get(plan, "plan.picks")
-    for row in range(low, high):
-        if row % get(plan, "plan.sh") >= kh:
-            continue
-        source = x + row * get(plan, "plan.x_h")
-        start = target + (row - low) * get(plan, "plan.x_row")
-        if period and channels == 1 and stride == 2:
-            halve((source, start, start + segment, columns), dtype, width)
-            continue
-        for phase in range(stride):
-            if not phases >> phase & 1:
-                continue
-            at = start + phase * segment
-            if period:
-                elements = columns * channels
-                turn = phase
-                for e in range(0, elements, width):
-                    pick = entry(plan, "plan.picks_at", "pick", turn)
-                    fields = (
-                        source + e * itemsize,
-                        at,
-                        get(pick, "pick.mask"),
-                        min(width, elements - e),
-                        pick + ORDER,
-                    )
-                    compress(fields, dtype, width)
-                    at += get(pick, "pick.count") * itemsize
-                    turn += stride
-                    if turn >= period * stride:
-                        turn = phase
-            else:
-                for column in range(phase, columns, stride):
-                    pixel = source + column * get(plan, "plan.x_w")
-                    for c in range(channels):
-                        copy_element(pixel + c * get(plan, "plan.x_c"), at, dtype)
-                        at += itemsize
-
-
-@jit.helper
-def _unpack_rows(source, plan, begin, end, o, dtype, itemsize):  # type: ignore[no-untyped-def]
-    """Copy dense rows of results to wherever the caller's array has them."""
-    columns, channels = get(plan, "plan.ow"), get(plan, "plan.period")
-    for row in range(begin, end):
-        at = source + (row - begin) * get(plan, "plan.o_row")
-        start = o + row * get(plan, "plan.o_h")
-        for column in range(columns):
-            pixel = start + column * get(plan, "plan.o_w")
-            for c in range(channels):
-                copy_element(at, pixel + c * get(plan, "plan.o_c"), dtype)
-                at += itemsize

@@ -19,10 +19,10 @@ from numbadw import jit
 from numbadw.cpu.caches import LINE
 from numbadw.cpu.choice import join
 from numbadw.cpu.flat_taps import flat_taps
-from numbadw.cpu.forward import pack_rows
 from numbadw.cpu.kernel_grad import PARAMETER
 from numbadw.cpu.label import Tile
 from numbadw.cpu.pack import add_element
+from numbadw.cpu.pack_rows import pack_rows
 from numbadw.cpu.records import entry, get
 from numbadw.cpu.simd import BYTES
 

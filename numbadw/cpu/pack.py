@@ -21,7 +21,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from numbadw import jit
-from numbadw.cpu.simd import ELEMENTS, I32, Int, Simd, Vec
+from numbadw.cpu.simd import ELEMENTS, Simd, Vec
 
 
 def emit_transpose(simd: Simd, rows: list[Vec]) -> list[Vec]:
@@ -127,95 +127,6 @@ def add_element(typingctx: Any, source: Any, target: Any, dtype: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, dtype), codegen
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def compress(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
-    """Store the lanes that a bit mask picks side by side.
-
-    Contract: fields = (source, target, mask bits, count, address of the order), the
-    order that of a `pick` record; lanes from `count` on are not read; a whole vector is
-    written at the target.
-    """
-    signature = types.void(fields, dtype, lanes)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
-        source, target, picks, count, order = (
-            simd.integer(builder.extract_value(args[0], i)) for i in range(5)
-        )
-        inside = simd.mask(count)
-        vec = simd.load(source, inside)
-        if simd.lanes * simd.itemsize == 32 and jit.target().permutes:
-            packed = _permute(simd, vec, order)
-        else:
-            packed = _compress(simd, vec, picks, inside)
-        simd.store(Vec(simd, builder.bitcast(packed, simd.kind)), target)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def halve(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
-    """Store every second element of a row at one place, and the others at another.
-
-    Contract: fields = (source, target, other target, elements); whole vectors are
-    written at both.
-    """
-    signature = types.void(fields, dtype, lanes)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        simd = Simd(builder, sig.args[1].literal_value, sig.args[2].literal_value)
-        source, even, odd, count = (
-            simd.integer(builder.extract_value(args[0], i)) for i in range(4)
-        )
-        lanes, itemsize = simd.lanes, simd.itemsize
-
-        def pair(at: Int, left: Int | None = None) -> None:
-            masks = [None, None]
-            if left is not None:
-                masks = [simd.mask((left - v * lanes).maximum(0)) for v in range(2)]
-            start = source + at * itemsize
-            here, there = (
-                simd.load(start + v * lanes * itemsize, masks[v]) for v in range(2)
-            )
-            for first, target in enumerate((even, odd)):
-                pattern = range(first, 2 * lanes, 2)
-                half = simd.shuffle(here, there, pattern)
-                simd.store(half, target + at * (itemsize // 2))
-
-        whole = count.divided(2 * lanes) * (2 * lanes)
-        with simd.loop(simd.integer(0), whole, 2 * lanes) as at:
-            pair(at)
-        with simd.when(whole.compare("<", count)):
-            pair(whole, count - whole)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-def _permute(simd: Simd, vec: Vec, order: Int) -> Any:
-    """Return the 4-byte parts of a vector in the order that lies at an address."""
-    eight = ir.VectorType(ELEMENTS["f32"], 8)
-    at = simd.builder.inttoptr(order.value, ir.PointerType())
-    parts = simd.builder.load(at, typ=ir.VectorType(I32, 8), align=8)
-    arguments = [simd.builder.bitcast(vec.value, eight), parts]
-    return simd.call("llvm.x86.avx2.permps", eight, arguments)
-
-
-def _compress(simd: Simd, vec: Vec, picks: Int, inside: Any) -> Any:
-    """Return the lanes of a vector that are inside and in a bit mask."""
-    builder = simd.builder
-    narrow = builder.trunc(picks.value, ir.IntType(simd.lanes))
-    picked = builder.and_(builder.bitcast(narrow, inside.type), inside)
-    # As integers: LLVM ends the process over a compress of floats that it has
-    # to expand, which it must on every CPU but those with AVX-512.
-    bits = 8 * simd.itemsize
-    kind = ir.VectorType(ir.IntType(bits), simd.lanes)
-    name = f"llvm.experimental.vector.compress.v{simd.lanes}i{bits}"
-    none = ir.Constant(kind, [0] * simd.lanes)
-    return simd.call(name, kind, [builder.bitcast(vec.value, kind), picked, none])
 
 
 @jit.helper

@@ -132,35 +132,25 @@ def goes_on(run: tuple[int, ...], strip: tuple[int, ...], step: int) -> bool:
 
 
 def pick_table(r: Request, channels: int) -> Table:
-    """Return which lanes of each vector of a dense row belong to each column phase.
+    """Return where each vector of a column phase finds its elements in a dense row.
 
-    Entry `vector * stride + phase`; the vectors repeat after a whole number of strides.
-    Empty where rows are not dense, or the CPU cannot gather lanes in one step.
+    The vectors repeat after a whole number of pixels.  Empty where rows are not dense,
+    or the CPU cannot gather lanes in one step.
     """
-    target = jit.target()
-    if not r.dense(r.x, channels) or not (target.vector_bytes == 64 or target.permutes):
+    if not r.dense(r.x, channels) or not jit.target().permutes:
         return []
-    stride, lanes = r.g.sw, r.lanes
-    period = stride * channels // math.gcd(stride * channels, lanes)
+    lanes, each = r.lanes, r.itemsize // 4
     table: Table = []
-    for vector in range(period):
-        for phase in range(stride):
-            picked = [
-                (vector * lanes + lane) // channels % stride == phase
-                for lane in range(lanes)
-            ]
-            mask = sum(1 << lane for lane, on in enumerate(picked) if on)
-            table.append((mask, sum(picked), *order(picked, r.itemsize)))
+    for first in range(0, math.lcm(channels, lanes), lanes):
+        pixels = (divmod(e, channels) for e in range(first, first + lanes))
+        elements = [pixel * r.g.sw * channels + c for pixel, c in pixels]
+        start = elements[0]
+        parts = [(e - start) * each + part for e in elements for part in range(each)]
+        sources = parts[-1] // len(parts) + 1
+        parts += [0] * (16 - len(parts))
+        order = [parts[i] | parts[i + 1] << 32 for i in range(0, 16, 2)]
+        table.append((start * r.itemsize, sources, *order))
     return table
-
-
-def order(picked: list[bool], itemsize: int) -> list[int]:
-    """Return the 4-byte parts of the lanes picked, side by side, two to a word."""
-    each = itemsize // 4
-    lanes = [lane for lane, on in enumerate(picked) if on]
-    parts = [lane * each + part for lane in lanes for part in range(each)]
-    parts = (parts + [0] * 8)[:8]
-    return [parts[i] | parts[i + 1] << 32 for i in range(0, 8, 2)]
 
 
 def phase_bits(g: Geometry) -> int:
@@ -197,7 +187,7 @@ def make_plan(r: Request, planes: int) -> Plan:
         "sw": g.sw,
         "segment": s.segment * isz,
         "phases": phase_bits(g),
-        "picks": len(picks) // g.sw,
+        "picks": len(picks),
         "x_row": packed_row if s.packs else r.fields["x_h"],
         "o_row": s.total * isz if s.stages else r.fields["o_h"],
         "x_pix": s.step,

@@ -233,7 +233,7 @@ def plan_flat(r: Request) -> tuple[Plan, Sizes]:
         "sw": g.sw,
         "segment": s.segment * r.itemsize,
         "phases": flat.phase_bits(g),
-        "picks": len(picks) // g.sw,
+        "picks": len(picks),
         "x_row": packed_row if s.packs else r.fields["x_h"],
         "o_row": r.fields["o_h"],
         "x_pix": s.step,

@@ -62,8 +62,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "sw",  # flat feed: column stride, bytes of a packed row's segment,
         "segment",
         "phases",  # bit set of the column phases that any tap reads
-        "picks_at",  # masks that pick the phases out of a dense row, 0: none
-        "picks",  # vectors after which the masks repeat
+        "picks_at",  # where the vectors of a phase lie in a dense row, 0: unknown
+        "picks",  # vectors after which this repeats
         "vectors",  # weight vectors a tap: 1, or the strip's width where phased
         "period",  # channels after which the weights repeat, lanes in use
         "used",
@@ -163,12 +163,10 @@ RECORDS: dict[str, tuple[str, ...]] = {
     "sizes": ("n", "h", "w", "c"),  # shape or strides, in the caller's order
     "tap": ("x", "first", "count"),  # flat feed, one a kernel column
     "pick": (
-        "mask",  # lanes of a vector that belong to a column phase, and how many
-        "count",
-        "order",  # of a vector of 32 bytes: the 4-byte parts picked, as eight int32
-        "order_2",
-        "order_4",
-        "order_6",
+        "start",  # bytes from a phase's first element to a vector's, and how many
+        "sources",  # vectors from there on hold its elements
+        "order",  # where its 4-byte parts lie in them, as int32, as many as it has
+        *(f"order_{part}" for part in range(2, 16, 2)),
     ),
 }
 
