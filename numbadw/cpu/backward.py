@@ -123,7 +123,11 @@ class Backward:
             copies[COPY_G] = self.grad != dense
         image = math.prod(g.input_shape[1:]) + math.prod(g.output_shape[1:])
         image *= self.itemsize
-        self.large = g.n * image > caches().last // LARGE_SHARE
+        most = caches().last // LARGE_SHARE
+        self.large = g.n * image > most
+        written = self.x_grad is not None and self.wants_kernel
+        images = math.prod(g.input_shape) * self.itemsize
+        self.far = g.n * image + written * images > most
         self.copies = [name for name, needed in copies.items() if needed]
         if not self.copies:
             self._cut(max(1, g.n))
@@ -233,7 +237,8 @@ class Backward:
             to = self._dense(STAGED, shape) if staged else self.x_grad
             result = STAGED if staged else X_GRAD
             g, large = shape.input(self.g), self.large and not staged
-            r = plan_input_grad.make_request(g, self.dtype, grad, to, large)
+            far = self.far and g_at == G
+            r = plan_input_grad.make_request(g, self.dtype, grad, to, large, far)
             plan = plan_input_grad.make_plan(r, g)
             jobs.append((self._job(plan, r), (g_at, W, 0, result, 0)))
             if staged:
@@ -242,7 +247,8 @@ class Backward:
         if not (self.wants_kernel and x and grad and shape.k_rows):
             return jobs, None
         g, large = shape.kernel(self.g), self.large and x_at == X
-        r = Request(g, self.dtype, x, grad, "linear", 0.0, large=large)
+        far = self.far and x_at == X
+        r = Request(g, self.dtype, x, grad, "linear", 0.0, large=large, far=far)
         plan, sizes = plan_kernel_grad.make_plan(r)
         bias = B_GRAD if self.wants_input else NOTHING
         jobs.append((self._job(plan, r), (x_at, 0, bias, W_GRAD, g_at)))

@@ -40,6 +40,7 @@ def make_request(
     g_strides: tuple[int, ...],
     x_strides: tuple[int, ...],
     large: bool = False,
+    far: bool = False,
 ) -> Request:
     """Return the way back as a problem of its own: gradients in, gradients out."""
     common = (np.gcd(g.sh, g.dh), np.gcd(g.sw, g.dw))
@@ -62,7 +63,8 @@ def make_request(
         ow=g.w,
     )
     axes = rows, columns
-    return Request(mirror, dtype, g_strides, x_strides, "linear", 0.0, axes, g.m, large)
+    given = mirror, dtype, g_strides, x_strides, "linear", 0.0, axes, g.m
+    return Request(*given, large, far)
 
 
 def takes_any_strides(g: Geometry) -> bool:

@@ -23,6 +23,9 @@ WIDTH = {32: 7, 16: 4}
 MOST_COLUMNS = 8
 # Rows of a block: 32 rows of 7 columns are the longest chain of one sum, 224 terms.
 ROWS_HEIGHT = 32
+# Beyond such a share of the last cache blocks have few rows and all lanes: batch 16 of
+# 14x14x576 3x3 on one Zen 5 core 317 -> 272 us.
+SPREAD_SHARE = 4
 # Output rows from which on a swath of fewer than seven is no loss, and columns from
 # which on its guarded sides are none; fewest lane vectors of a pixel; how many times L2
 # the arrays must be.  Batch 16 on one Zen 5 core: 14x14x512 3x3 stride 2 252 -> 167 us,
@@ -80,6 +83,11 @@ def swath_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
     return inner, guarded, guarded._replace(form="tedge")
 
 
+def spread(r: Request) -> bool:
+    """Tell whether rows of all lane vectors, few at a time, beat a few of many rows."""
+    return r.moved > caches().last // SPREAD_SHARE
+
+
 def in_swaths(r: Request, tiles: tuple[Tile, ...]) -> bool:
     """Tell whether swaths are faster: of whole vectors, data that L2 does not hold.
 
@@ -133,12 +141,12 @@ def plan_direct(r: Request) -> tuple[Plan, Sizes]:
         bands = -(-r.g.oh // swaths[0].width)
         rows = r.row_table(-(-ITEMS // (r.g.n * bands)))
     else:
-        rows = r.row_table(-(-r.g.oh // (LARGE_ROWS if r.far else ROWS_HEIGHT)))
+        rows = r.row_table(-(-r.g.oh // (LARGE_ROWS if spread(r) else ROWS_HEIGHT)))
     g, axis = r.g, r.columns
     lanes = lane_table(r, used[0])
     strips = strip_table(r, used, every.index(used[0]))
     units = g.n * len(rows) * len(strips)
-    whole = r.far or used == swaths
+    whole = spread(r) or used == swaths
     group = len(lanes) if whole else min(GROUP, len(lanes))
     while group > 1 and -(-len(lanes) // group) < ITEMS and not whole:
         group //= 2

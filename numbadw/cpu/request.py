@@ -23,11 +23,9 @@ from numbadw.cpu.plan import (
 from numbadw.geometry import Geometry
 
 # Beyond half the last cache storing past it wins (1x224x224x64 3x3 on one core: 784 ->
-# 598 us), up to a quarter it loses (4x112x112x32: 223 -> 284 us).
+# 598 us), up to a quarter it loses (4x112x112x32: 223 -> 284 us); and so does asking
+# for rows ahead (batch 16 of 14x14x576 3x3 stride 2: 107 us without, 143 with).
 LARGE_SHARE = 2
-# Beyond a quarter asking for rows ahead wins (4x56x56x96 7x7 on one core: the input
-# gradient 1.10 -> 0.57 ms), up to 6 MB of 32 it loses (1x112x112x96: 79 -> 93 us).
-FAR_SHARE = 4
 # Work items a plan aims at, so that threads share them evenly; a fixed number, so
 # that plans never depend on the number of threads.
 ITEMS = 16
@@ -47,10 +45,12 @@ class Request:
         axes: tuple[Axis, Axis] | None = None,
         fold: int = 1,
         large: bool = False,
+        far: bool = False,
     ) -> None:
         """Take the problem; `axes` and `fold` are those of an input gradient.
 
-        `large` says that it is part of one too large for the caches.
+        `large` says that it is part of one whose inputs and results the caches do not
+        hold, so that it stores past them; `far` that they do not hold its inputs.
         """
         g = geometry
         self.g = g
@@ -72,7 +72,7 @@ class Request:
         self.x_bytes = math.prod(g.input_shape) * itemsize
         self.moved = self.x_bytes + math.prod(g.output_shape) // fold * itemsize
         self.large = large or self.moved > caches().last // LARGE_SHARE
-        self.far = large or self.moved > caches().last // FAR_SHARE
+        self.far = far or self.large
         o_low, o_high = extent(g.output_shape, o_strides, itemsize)
         x_low, x_high = extent(g.input_shape, x_strides, itemsize)
         (bits,) = struct.unpack("q", struct.pack("d", parameter))

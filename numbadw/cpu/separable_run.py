@@ -17,7 +17,7 @@ from numbadw.cpu.label import Tile
 from numbadw.cpu.plan import Plan, Steps, assemble
 from numbadw.cpu.plan_forward import make_plan
 from numbadw.cpu.plan_pointwise import Grid, plan_product, product_of_pixels
-from numbadw.cpu.request import FAR_SHARE, Request
+from numbadw.cpu.request import LARGE_SHARE, Request
 from numbadw.cpu.separable import Band, cut
 from numbadw.dispatch import SeparableRun
 from numbadw.geometry import Geometry
@@ -42,7 +42,7 @@ class Separable:
         self.strides, self.activations = strides, activations
         # A band is small, but its inputs come from as far as those of the whole.
         size = math.prod(geometry.input_shape) * dtype.itemsize
-        self.far = size > caches().last // FAR_SHARE
+        self.far = size > caches().last // LARGE_SHARE
         self.kept: list[Plan] = []  # the bands' plans, known by address
         job = self._make_job(cut(geometry, dtype.itemsize))
         places = (X, 0), (W, 0), NONE, (X_GRAD, 0), NONE  # the result's place
@@ -78,8 +78,15 @@ class Separable:
         g, size = band.geometry(self.g), self.dtype.itemsize
         (depthwise, parameter), (name, last) = self.activations
         between = dense_steps(g.output_shape, size)
-        r = Request(g, self.dtype, self.strides[0], between, depthwise, parameter)
-        r.far = self.far
+        r = Request(
+            g,
+            self.dtype,
+            self.strides[0],
+            between,
+            depthwise,
+            parameter,
+            far=self.far,
+        )
         grid = Grid.of((1, g.oh, g.ow), between, self.o)
         product = product_of_pixels(
             grid,
