@@ -60,7 +60,7 @@ class Program:
                 for name in step.shapes
             ]
             x = getattr(self, step.kind)(step, x, *pairs)
-            if step.adds:
+            if step.adds and x is not self.kept:
                 self.calls[-1].append(partial(np.add, x, self.kept, out=x))
             self.results.append(x)
 
@@ -122,9 +122,8 @@ class Program:
     def separable(self, step, x, first, second):
         """Filter every channel, then mix them: many images in one pass."""
         if len(x) == 1:
-            return self.mix(
-                self.filter(step, x, first, step.between), second, step.activation
-            )
+            x = self.filter(step, x, first, step.between)
+            return self.mix(x, second, step.activation, adds=step.adds)
         layer = ndw.DepthwiseConv2D(
             first[0].shape[:2], strides=step.strides, padding=step.padding
         )
@@ -148,12 +147,18 @@ class Program:
         scores = self.mix(scores, second, "sigmoid", own=True)
         n, h, w, c = x.shape
         kernel, bias = last
-        y = self.buffers.take((n, h, w, kernel.shape[1]), self.kept, x)
+        scales_kernel = h * w > 4 * kernel.shape[1]  # it has fewer numbers
+        adds = step.adds and not scales_kernel
+        y = self.kept
+        if not adds:
+            y = self.buffers.take((n, h, w, kernel.shape[1]), self.kept, x)
         wide = self.buffers.take(x.shape, self.kept, x, y)
-        mix = ndw.prepare_pointwise_conv2d(kernel, bias, backend=self.backend)
+        mix = ndw.prepare_pointwise_conv2d(
+            kernel, bias, backend=self.backend, accumulate=adds
+        )
         for i in range(n):
             here, factors, out = x[i : i + 1], scores[i, 0, 0], y[i : i + 1]
-            if h * w > 4 * kernel.shape[1]:  # the kernel has fewer numbers
+            if scales_kernel:
                 scaled = np.empty_like(kernel)
                 self.calls[-1].append(
                     partial(np.multiply, kernel, factors[:, None], out=scaled)
@@ -184,14 +189,17 @@ class Program:
         self.calls[-1].append(partial(layer, x, out))
         return out
 
-    def mix(self, x, pair, activation, own=False):
-        """Mix the channels, into a buffer or an array of its own."""
+    def mix(self, x, pair, activation, own=False, adds=False):
+        """Mix the channels: into a buffer, an array of its own, or added to `kept`."""
         shape = (*x.shape[:3], pair[0].shape[1])
-        out = self.buffers.take(shape, self.kept, x)
-        if own:
+        if adds:
+            out = self.kept
+        elif own:
             out = np.empty(shape, np.float32)
+        else:
+            out = self.buffers.take(shape, self.kept, x)
         mix = ndw.prepare_pointwise_conv2d(
-            *pair, activation=activation, backend=self.backend
+            *pair, activation=activation, backend=self.backend, accumulate=adds
         )
         self.calls[-1].append(partial(mix, x, out))
         return out

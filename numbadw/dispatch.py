@@ -175,16 +175,18 @@ def bind_pointwise(
     activation: str,
     parameter: float,
     packed: bool = False,
+    accumulate: bool = False,
 ) -> Run:
     """Return the run of one 1x1 convolution; its kernel is (C, F).
 
-    Or it is packed in panels, (panels, C, columns): see `panel_columns`.
+    Or it is packed in panels, (panels, C, columns): see `panel_columns`.  It may add to
+    what the result holds.
     """
     if takes_reference(backend, geometry):
         from numbadw.reference import pointwise
 
         return _bind_reference(
-            pointwise,
+            functools.partial(pointwise, accumulate=accumulate),
             geometry,
             dtype,
             x_strides,
@@ -193,7 +195,8 @@ def bind_pointwise(
         )
     from numbadw.cpu import bind_pointwise as bind
 
-    return bind(geometry, dtype, x_strides, o_strides, activation, parameter, packed)
+    strides = x_strides, o_strides
+    return bind(geometry, dtype, *strides, activation, parameter, packed, accumulate)
 
 
 def panel_columns(filters: int, dtype: np.dtype[Any]) -> int:

@@ -39,8 +39,10 @@ class PreparedPointwise:
         activation: tuple[str, float],
         channels_first: bool,
         backend: str,
+        accumulate: bool,
     ) -> None:
         self._options = activation, channels_first, backend
+        self._accumulate = accumulate
         self.shape, self.dtype = kernel.shape, kernel.dtype
         self._bias = bias
         # With channels first the kernel is the factor that is not packed.
@@ -104,6 +106,8 @@ class PreparedPointwise:
         shape = geometry.output_shape
         strides = dense_strides(shape, x.dtype.itemsize)
         if out is None:
+            if self._accumulate:
+                raise TypeError("out must be an ndarray to accumulate in, got None")
             require(shape, x.dtype)
         else:
             strides = checks.out_array(out, shape, x.dtype, inputs=inputs).strides
@@ -114,7 +118,14 @@ class PreparedPointwise:
         if self._packed and not packed:
             kernel = unpack(kernel, f)
         run = bind_pointwise(
-            target, geometry, x.dtype, x.strides, strides, *activation, packed
+            target,
+            geometry,
+            x.dtype,
+            x.strides,
+            strides,
+            *activation,
+            packed,
+            self._accumulate,
         )
         return x, Prepared(run, kernel, self._bias, shape, x.dtype)
 
@@ -126,6 +137,7 @@ def prepare_pointwise_conv2d(
     activation: Any = None,
     data_format: str = "channels_last",
     backend: str = "auto",
+    accumulate: bool = False,
 ) -> PreparedPointwise:
     """Prepare a pointwise convolution whose weights stay as they are.
 
@@ -139,6 +151,9 @@ def prepare_pointwise_conv2d(
         The weights; their dtype is that of all inputs.
     bias, activation, data_format, backend : optional
         As in `pointwise_conv2d`.
+    accumulate : bool
+        Add what `out` holds before the activation; `out` is then required.  A block
+        that adds its input to its result needs no pass of its own for that.
 
     Returns
     -------
@@ -175,7 +190,10 @@ def prepare_pointwise_conv2d(
     copy = aligned_copy(matrix)
     b = checks.bias_array(bias, geometry.f, copy.dtype, axis="F")
     b = None if b is None else aligned_copy(b)
-    return PreparedPointwise(copy, b, (name, parameter), first, target)
+    if not isinstance(accumulate, (bool, np.bool_)):
+        raise TypeError(f"accumulate must be a bool, got {accumulate!r}")
+    options = (name, parameter), first, target, bool(accumulate)
+    return PreparedPointwise(copy, b, *options)
 
 
 def pack(kernel: Array) -> Array:

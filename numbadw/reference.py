@@ -89,10 +89,16 @@ def pointwise(
     parameter: float,
     geometry: PixelGeometry,
     out: Array,
+    accumulate: bool = False,
 ) -> None:
-    """Write the 1x1 convolution of `inputs` into `out`; contract as `forward`."""
+    """Write the 1x1 convolution of `inputs` into `out`; contract as `forward`.
+
+    `accumulate` adds what `out` holds before the activation.
+    """
     with np.errstate(all="ignore"):
         result = _mix(inputs, kernel, bias, geometry)
+        if accumulate:
+            result = result + _channels_last(out, geometry)
         result = activations.apply(result, activation, parameter)
         _channels_last(out, geometry)[...] = result
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import numbadw as ndw
 from numbadw import jit
@@ -200,3 +200,44 @@ def test_what_is_refused(rng):
         ndw.prepare_pointwise_conv2d(k, b[1:])
     with pytest.raises(ValueError, match="activation"):
         ndw.prepare_pointwise_conv2d(k, activation="nothing")
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_adding_to_what_out_holds(rng, size, data_format):
+    x, k, b = draw(rng, size, "f8", data_format)
+    options = {"data_format": data_format}
+    for bias, activation in itertools.product((None, b), (None, "relu6")):
+        plain = ndw.pointwise_conv2d(x, k, bias, **options)
+        held = rng.standard_normal(plain.shape)
+        right = held + plain
+        if activation:
+            right = np.clip(right, 0, 6)
+        options["activation"] = activation
+        for backend in ("cpu", "reference"):
+            prepared = ndw.prepare_pointwise_conv2d(
+                k, bias, accumulate=True, backend=backend, **options
+            )
+            for _ in range(3):  # bound, found, tried
+                out = held.copy()
+                assert prepared(x, out) is out
+                assert_allclose(out, right, rtol=0, atol=1e-11)
+        del options["activation"]
+    with pytest.raises(TypeError, match="out must be an ndarray to accumulate in"):
+        prepared(x)
+    with pytest.raises(TypeError, match="accumulate must be a bool"):
+        ndw.prepare_pointwise_conv2d(k, accumulate="yes")
+
+
+def test_adding_has_the_same_bits_for_any_number_of_threads(rng):
+    x, k, b = draw(rng, (7, 7, DEPTH + 9, 10 * LANES), n=1)
+    prepared = ndw.prepare_pointwise_conv2d(k, b, accumulate=True)
+    results = []
+    for threads in (1, 2, 3):
+        out = np.ones((1, 7, 7, 10 * LANES), "f4")
+        with ndw.num_threads(threads):
+            for _ in range(2):
+                prepared(x, out)
+        results.append(out)
+    for result in results[1:]:
+        assert_array_equal(result, results[0])

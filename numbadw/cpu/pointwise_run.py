@@ -65,16 +65,19 @@ def bind_pointwise(
     activation: str,
     parameter: float,
     packed: bool = False,
+    accumulate: bool = False,
 ) -> Run:
     """Plan one forward problem, compile what it needs and return its run.
 
-    `packed` kernels come in panels, for channels last alone.
+    `packed` kernels come in panels, for channels last alone; `accumulate` adds what the
+    result holds before the activation.
     """
     g, size = geometry, dtype.itemsize
     x, o = (Steps.of(s, g.channels_first) for s in (x_strides, o_strides))
     grid = Grid.of((g.n, g.h, g.w), x, o)
     swap = columns_are_neighbours(o, size)
     product = product_of_pixels(grid, g.c, g.f, (g.f * size, size), size, swap)
+    product = product._replace(adds=accumulate)
     shapes, strides = (g.input_shape, g.output_shape), (x_strides, o_strides)
     w_bytes = g.c * g.f * size
     if packed:
