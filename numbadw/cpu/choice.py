@@ -68,7 +68,8 @@ def call_tile(
     their integers and those of the other tiles push its own out of them.  With vector
     registers enough for a whole tile its loops are few and LLVM inlines it: multiples
     of the steps are then made once for all work items (7x7: 3 to 12 % faster).  But
-    swaths take long anyway, and would cost other tiles registers (7x7x960: 10 %).
+    others gain nothing by it, cost each other registers (7x7x960: 10 %) and take longer
+    to compile.
     """
     name = f"{part}_{tile.label}"
     function = builder.module.globals.get(name)
@@ -76,7 +77,8 @@ def call_tile(
         kind = ir.FunctionType(ir.VoidType(), [I64] * len(fields))
         function = ir.Function(builder.module, kind, name)
         function.linkage = "internal"
-        if jit.target().registers < 32 or tile.turned:
+        alone = tile.turned or tile.form in ("block", "roll")
+        if jit.target().registers < 32 or alone:
             function.attributes.add("noinline")
         inner = ir.IRBuilder(function.append_basic_block("entry"))
         simd = Simd(inner, tile.dtype, tile.lanes)

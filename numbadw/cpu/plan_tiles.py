@@ -52,8 +52,8 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
     else:
         form, widths = "rows", (14, 7) if many else (7, 4)
         sh = kh = 0
-    # A narrow strip of stride 1 ends a row, mostly at a border: not worth a tile more.
-    ends = form == "block" and sw == 1
+    # The guards of two rows or three cost less than to compile another tile.
+    plain = form == "block" and sw == 1
     return tuple(
         Tile(
             form,
@@ -65,7 +65,7 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
             sw,
             width,
             multiplier,
-            guarded or (ends and width == widths[1]),
+            guarded or plain,
             tail,
             r.activation,
             fold(r),
@@ -90,18 +90,18 @@ def line_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
 def stream_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
     """Return tiles without masks, which hardware prefetchers follow (label.py).
 
-    Strips if the stride is 1, then those that read each row once if there are any; they
-    are guarded, as their guards cost nothing.  With stride 2, swaths along the rows
-    (swath.py), turned: what they call a row is a column of the image.
+    Strips if the stride is 1, then those that read each row once if there are any.
+    With stride 2, swaths along the rows (swath.py), turned: what they call a row is a
+    column of the image.
     """
     tile = tiles[0]._replace(tail=ABSENT)
     some = tile.form == "block" and r.g.m == r.fold == 1
     if not some or tiles[0].tail != MASKED:
         return ()
     if tile.sh == tile.sw == 1:
-        guarded = tile._replace(guarded=True)
-        rolling = (guarded._replace(form="roll"),) * 2 if rolls(tile) else ()
-        return tile, guarded, *rolling
+        strips = tuple(strip._replace(tail=ABSENT) for strip in tiles)
+        rolling = tuple(strip._replace(form="roll") for strip in strips)
+        return strips + rolling if rolls(tile) else strips
     if tile.sh != 2 or tile.kh * tile.kw > BLOCK_TAPS or 1 in (tile.kh, tile.kw):
         return ()
     swath = tile._replace(
@@ -111,6 +111,7 @@ def stream_tiles(r: Request, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
         sh=tile.sw,
         sw=tile.sh,
         width=SWATH_ROWS,
+        guarded=False,
     )
     return swath, swath._replace(guarded=True)
 
@@ -190,7 +191,7 @@ def suit(
         used = pairs
     elif others and streams(r, others[0]):
         sparse = not crowded(r, tiles[0], ROLL_CROWD)
-        used = others[2:] if others[2:] and sparse else others[:2]
+        used = others[4:] if others[4:] and sparse else others[:4]
     elif narrows(r, tiles[0]):
         used = tiles[2:] + singles
     every = tiles + singles + pairs + others
