@@ -7,7 +7,7 @@ from test_swaths import FEW, forget, tiles_used
 
 import numbadw as ndw
 from numbadw.cpu import plan_tiles
-from numbadw.cpu.records import index
+from numbadw.cpu.records import RECORDS, index
 
 
 @pytest.fixture
@@ -99,3 +99,18 @@ def test_nan_reaches_its_windows_alone():
         np.isnan(x).astype("f4"), np.ones_like(w), padding="same"
     )
     np.testing.assert_array_equal(np.isnan(result), reached > 0)
+
+
+def test_blocks_of_rows_are_of_one_height():
+    """Of unequal ones one thread would get more than the other."""
+    for h in (7, 14, 16, 20, 27, 28, 30, 56, 57):
+        case = Case(h, 57, 37 * lanes(), kernel=(5, 5))
+        plan = case.plan()
+        at = plan.integers[index("plan.rows_at")] // 8
+        step, count = len(RECORDS["rows"]), plan.integers[index("plan.rows")]
+        rows = plan.integers[at : at + step * count].reshape(count, step)
+        heights = rows[:, index("rows.last")] - rows[:, index("rows.first")]
+        assert heights.sum() == h
+        assert heights.max() <= 16
+        assert heights.max() - heights.min() <= 4
+        assert h <= 16 or heights.max() >= 8

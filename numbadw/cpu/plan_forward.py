@@ -30,11 +30,14 @@ PACKED_BYTES = 256 * 1024
 # that go down all rows for each lane vector share none between them, and take as many
 # items together as are in one piece (14x14x576 3x3 on one Zen 5 core 11.2 -> 10.6 us).
 GROUP = 8
-# Output rows of a work item: more gains nothing, fewer cost restarts.  In arrays too
-# large for the caches (request.py) the tile asks for the inputs of the next item's
-# rows: it jumps too much for the hardware prefetchers.  Batch 16 of 112x112x32 3x3 on
-# one Zen 5 core: 3.6 ms without, 0.8 to 1.2 with.
-ROWS_HEIGHT = 8
+# Output rows of a work item, most and least: more gains nothing, fewer cost restarts,
+# and where some have fewer than others one thread waits for the other (see `row_count`;
+# 28x28x240 5x5 on two Zen 5 cores 23.7 -> 20.3 us, 14x14x384 7x7 15.9 -> 14.0).  In
+# arrays too large for the caches (request.py) the tile asks for the inputs of the next
+# item's rows: it jumps too much for the hardware prefetchers.  Batch 16 of 112x112x32
+# 3x3 on one Zen 5 core: 3.6 ms without, 0.8 to 1.2 with.
+ROWS_HEIGHT = 16
+LEAST_HEIGHT = 8
 LARGE_ROWS = 4
 LARGE_GROUP = 16
 # Outputs and lane vectors of a work item of a sequence, and strips to ask for ahead in
@@ -233,10 +236,25 @@ class Walk(NamedTuple):
     o_row: int
 
 
+def row_count(r: Request, pieces: int) -> int:
+    """Return how many blocks of rows an image has, all of about the same height.
+
+    Of unequal ones one thread gets the higher.  More where an image has but few pieces
+    in each.
+    """
+    oh = r.g.oh
+    heights = range(LEAST_HEIGHT, ROWS_HEIGHT + 1, 2)
+    best = min(heights, key=lambda height: (-oh % height, -height))
+    few = -(-ITEMS // max(1, r.g.n * pieces))
+    blocks = -(-oh // best) if oh > ROWS_HEIGHT else 1
+    return max(blocks, min(few, -(-oh // LEAST_HEIGHT)))
+
+
 def walk_rows(r: Request, strips: Table, lanes: int, together: int) -> Walk:
     """Go down the rows of an image, a few of a strip at a time."""
     far = r.far and r.g.h > 1
-    rows = r.row_table(-(-r.g.oh // (LARGE_ROWS if far else ROWS_HEIGHT)), together)
+    blocks = -(-r.g.oh // LARGE_ROWS) if far else row_count(r, len(strips) * lanes)
+    rows = r.row_table(blocks, together)
     group = even(lanes, LARGE_GROUP if far else GROUP) if fold(r) else lanes
     outer = r.g.n * len(rows) * len(strips)
     while group > 1 and fold(r) and outer * -(-lanes // group) < ITEMS:
@@ -251,7 +269,7 @@ def walk_down(r: Request, strips: Table, lanes: int) -> Walk:
     while group > GROUP and outer * -(-lanes // group) < ITEMS:
         group = -(-group // 2)
     parts = -(-ITEMS // (outer * -(-lanes // group)))
-    rows = r.row_table(min(parts, -(-r.g.oh // ROWS_HEIGHT)))
+    rows = r.row_table(min(parts, -(-r.g.oh // LEAST_HEIGHT)))
     return Walk(rows, len(strips), group, 0, r.fields["x_h"], r.fields["o_h"])
 
 
