@@ -79,7 +79,7 @@ def target() -> Target:
     code = machine.emit_assembly(llvm.parse_assembly(_PROBE))
     whole = re.search(r"\tvpadd\w\t.*%ymm", code) is not None
     if "zmm" in code:
-        return Target(64, "vfmadd" in code, 32, whole)
+        return Target(64, "vfmadd" in code, 32, True)
     if "ymm" in code:
         return Target(32, "vfmadd" in code, 16, whole)
     if "xmm" in code:
