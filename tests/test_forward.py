@@ -5,8 +5,7 @@ import pytest
 from cases import Case, assert_close, check, grid, lanes
 
 import numbadw as ndw
-from numbadw import jit
-from numbadw import dispatch, functional
+from numbadw import dispatch, functional, jit
 from numbadw.activations import ACTIVATIONS, ALIASES
 from numbadw.cpu import plan_forward, plan_tiles, request
 from numbadw.cpu.caches import LINE, Caches, caches
