@@ -25,7 +25,7 @@ REASON = (
 
 
 @pytest.mark.skipif(bool(REASON), reason=REASON or "everything is there")
-@pytest.mark.parametrize("part", ["host", "device", "selftest", "bench"])
+@pytest.mark.parametrize("part", ["host", "device", "weights", "selftest", "bench"])
 def test_the_host_path_over_a_stub_driver(part, tmp_path):
     library = tmp_path / "libcuda.so.1"
     source = HERE / "stub_driver.c"

@@ -30,13 +30,12 @@ SIZES = [
     (20, 31, 33, LANES - 1),
 ]
 
+FORMATS = ["channels_last", "channels_first"]
+
 
 def height(columns):
     """Return the rows of the tile for so many columns."""
     return choose_tiles(columns, "f32", "linear")[0].kh
-
-
-FORMATS = ["channels_last", "channels_first"]
 
 
 def draw(rng, size, dtype="f4", data_format="channels_last", n=2):

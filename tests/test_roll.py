@@ -77,7 +77,7 @@ def test_items_in_one_piece_are_taken_together(rng):
         plan = case.plan()
         runs, groups = (plan.integers[index(f"plan.{f}")] for f in ("run", "groups"))
         assert groups > 1
-        assert runs in (1, groups)
+        assert runs == groups or kernel == (3, 3)  # all but the block tile
         results = []
         for threads in (1, 2, 3, 7):
             with ndw.num_threads(threads):

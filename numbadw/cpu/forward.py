@@ -33,11 +33,7 @@ from numbadw.cpu.caches import LINE
 from numbadw.cpu.choice import join
 from numbadw.cpu.flat import flat_strip
 from numbadw.cpu.label import Tile
-from numbadw.cpu.pack import (
-    copy_element,
-    pack_block,
-    unpack_block,
-)
+from numbadw.cpu.pack import copy_element, pack_block, unpack_block
 from numbadw.cpu.pack_rows import pack_rows, unpack_rows
 from numbadw.cpu.records import entry, get, index
 from numbadw.cpu.simd import BYTES

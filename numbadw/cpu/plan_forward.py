@@ -26,9 +26,9 @@ LIGHT_TAPS = 4
 IDLE_SHARE = 0.6
 # Bytes of packed rows that a block of rows may take: a quarter of a usual L2.
 PACKED_BYTES = 256 * 1024
-# Lane vectors of a work item: few enough for L1 to keep the rows they share.  Forms
-# that go down all rows for each lane vector share none between them, and take as many
-# items together as are in one piece (14x14x576 3x3 on one Zen 5 core 11.2 -> 10.6 us).
+# Lane vectors of a work item: few enough for L1 to keep the rows they share.  All forms
+# but the block tile lose nothing by more, and take as many items together as are in one
+# piece (14x14x576 3x3 on one Zen 5 core 11.2 -> 10.6 us).
 GROUP = 8
 # Output rows of a work item, most and least: more gains nothing, fewer cost restarts,
 # and where some have fewer than others one thread waits for the other (see `row_count`;

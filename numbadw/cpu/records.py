@@ -89,7 +89,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "strip",  # first strip of the block (direct feed)
     ),
     "strip": (
-        "kind",  # which of the plan's tiles: even ones without guards, odd ones with
+        "kind",  # which of the plan's tiles: an odd one where guards are needed
         "x",
         "o",
         "w",  # offset of the first kernel column, and how many there are
