@@ -7,7 +7,7 @@ from gradient_cases import check_gradients
 
 import numbadw as ndw
 from numbadw import dispatch, functional, gradients
-from numbadw.cpu import plan_kernel_grad, plan_tiles
+from numbadw.cpu import plan_forward, plan_kernel_grad, plan_tiles, request
 from numbadw.cpu.caches import Caches
 from numbadw.cpu.label import ABSENT, MASKED, usual_tail
 from numbadw.cpu.records import RECORDS, index
@@ -28,11 +28,12 @@ def forget():
 
 @pytest.fixture
 def plan_for(monkeypatch):
-    """Return a function that makes images small or large for a second cache."""
+    """Return a function that makes images small or large for the caches."""
 
-    def choose(second):
-        for module in (plan_tiles, plan_kernel_grad):
-            monkeypatch.setattr(module, "caches", lambda: Caches(second=second))
+    def choose(second, **others):
+        sizes = Caches(second=second, **others)
+        for module in (plan_forward, plan_kernel_grad, plan_tiles, request):
+            monkeypatch.setattr(module, "caches", lambda: sizes)
         forget()
 
     yield choose
@@ -111,6 +112,21 @@ def test_which_images_go_in_swaths(plan_for):
 
 
 @FEW
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_groups_of_lane_vectors_come_one_after_the_other(threads, rng, plan_for):
+    """Many channels go in even groups, unless memory holds the image: that at once."""
+    for vectors, most in ((41, 14), (20, 10), (19, 19), (9, 9)):
+        case = Case(17, 11, vectors * lanes() - 3, strides=(2, 2), n=3)
+        for last, group in ((2**40, most), (0, vectors)):
+            plan_for(0, ways=12, last=last)
+            with ndw.num_threads(threads):
+                check(case, rng)
+            plan = case.plan().integers
+            assert plan[index("plan.group")] == group
+            assert plan[index("plan.items")] % -(-vectors // group) == 0
+
+
+@FEW
 def test_one_kernel_for_all_images():
     strided = Case(200, 200, 4 * lanes(), strides=(2, 2))
     for base in (strided, strided._replace(strides=(1, 1))):
@@ -178,6 +194,17 @@ def test_kernel_gradients_in_swaths(strides, dilation, kernel, dtype, rng, plan_
     check_gradients(case, rng, "relu")
     if usual_tail(VECTOR_BYTES) == MASKED:
         assert forms == {"tswath", "tedge"}
+
+
+@FEW
+def test_kernel_gradients_that_ask_for_what_comes_next(rng, plan_for):
+    plan_for(0, last=0)
+    for strides in ((1, 1), (2, 2)):
+        case = Case(57, 41, 5 * lanes(), strides=strides, n=2)
+        check_gradients(case, rng)
+        plan, *_ = case.gradient_plans("kernel")
+        assert plan.integers[index("plan.ahead")] > 0
+        assert {"tswath"} <= {tile.form for tile in tiles_used(case, plan)}
 
 
 @FEW

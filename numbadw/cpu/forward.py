@@ -7,7 +7,8 @@
 
 Row blocks are short and groups small, so that the rows and lines that neighbouring
 outputs share are still in L1; each form of tile (tile.py) says in which order it takes
-rows and lane vectors, and why.
+rows and lane vectors, and why.  For swaths the groups are outermost, so that L1 keeps
+the weights of one.
 
 `forward_packed`: the same strips over a block copied to dense scratch, for inputs or
 results whose channels are not neighbours.
@@ -52,19 +53,21 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
         groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
         rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
         lanes, whole = get(plan, "plan.lanes"), get(plan, "plan.whole")
-        run, item = get(plan, "plan.run"), first
+        run, span = get(plan, "plan.run"), get(plan, "plan.span")
+        item = first
         while item < last:
-            rest = item // groups
+            number = item // span % groups
+            rest = item // (span * groups) * span + item % span
             block = entry(plan, "plan.rows_at", "rows", (rest // strips) % rows)
-            number = get(block, "rows.strip") + rest % strips
-            here = entry(plan, "plan.strips_at", "strip", number)
+            strip_at = get(block, "rows.strip") + rest % strips
+            here = entry(plan, "plan.strips_at", "strip", strip_at)
             n = rest // strips // rows
             x_at = x + n * get(plan, "plan.x_n")
             x_at += get(block, "rows.x") + get(here, "strip.x")
             skip = n * get(plan, "plan.o_n") + get(block, "rows.o")
             skip += get(here, "strip.o")
-            start = (item % groups) * group
-            count = min(run, groups - item % groups, last - item)
+            start = number * group
+            count = min(run, groups - number, last - item)
             stop = min(start + count * group, lanes)
             item += count
             fields = (

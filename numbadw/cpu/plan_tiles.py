@@ -142,18 +142,22 @@ def crowded(r: Request, tile: Tile, share: float) -> bool:
     Pixels a large power of two apart share few sets: 512 channels of float32 two.  A
     strip as wide as the image would still lose more by narrower tiles.
     """
-    g, cache, block = r.g, caches(), tile.form == "block"
-    if not block and not tile.turned and g.ow <= tile.width:
+    cache = caches()
+    if tile.form != "block" and not tile.turned and r.g.ow <= tile.width:
         return False
     way = cache.sets * LINE
     step = max(LINE, math.gcd(r.x.w * r.columns.in_step, way))
-    height, width = BLOCK_ROWS if block else 1, tile.width
+    return step_lines(r, tile) > share * cache.ways * (way // step)
+
+
+def step_lines(r: Request, tile: Tile) -> int:
+    """Return the cache lines of one step of a tile: inputs, outputs and weights."""
+    height, width = BLOCK_ROWS if tile.form == "block" else 1, tile.width
+    rows = r.rows.stride * (height - 1) + r.g.kh
+    columns = r.columns.stride * (width - 1) + r.g.kw
     if tile.turned:
-        height, width = width, height
-    rows = r.rows.stride * (height - 1) + g.kh
-    columns = r.columns.stride * (width - 1) + g.kw
-    lines = rows * columns + height * width + g.kh * g.kw
-    return lines > share * cache.ways * (way // step)
+        rows, columns = tile.sw * (width - 1) + tile.kw, tile.kh
+    return rows * columns + height * width + r.g.kh * r.g.kw
 
 
 def narrows(r: Request, tile: Tile) -> bool:

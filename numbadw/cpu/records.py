@@ -30,6 +30,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "groups",
         "group",  # lane vectors in a group
         "run",  # groups that a tile takes together, if they are in one piece
+        "span",  # items from a group of a strip to the next group of it
         "whole",  # lane records at the start of their table that are whole
         "rows_at",  # byte offsets of the tables
         "strips_at",
