@@ -24,12 +24,13 @@ TILES = HEIGHTS[32 if jit.target().registers >= 32 else 16]
 
 
 def shapes():
-    """Yield (h, w, c, f) beside the sizes of every tile."""
+    """Yield (n, h, w, c, f) beside the sizes of every tile."""
     for width, height in TILES.items():
         for pixels, f in itertools.product((-1, 0, 1), (-1, 0, 1)):
-            yield 1, height + pixels, 3, width * LANES + f
-    yield from ((3, 5, c, 9) for c in (1, LANES + 1, DEPTH - 1, DEPTH + 1))
-    yield 7, 7, 65, 2 * max(TILES) * LANES + 1
+            yield 2, 1, height + pixels, 3, width * LANES + f
+    yield from ((2, 3, 5, c, 9) for c in (1, LANES + 1, DEPTH - 1, DEPTH + 1))
+    yield 2, 7, 7, 65, 2 * max(TILES) * LANES + 1
+    yield from ((1, 1, 1, 5, p * 2 * LANES + f) for p in (3, 5) for f in (-1, 0, 1))
 
 
 def compare(results, rights):
@@ -42,11 +43,11 @@ def compare(results, rights):
 
 def run(shape, first, end, rng):
     """Compute forward and back with guards at one end of all arrays."""
-    h, w, c, f = shape
+    n, h, w, c, f = shape
     say(f"{'nchw' if first else 'nhwc'} {shape} {'end' if end else 'begin'}")
-    sizes = [(2, h, w, c), (2, h, w, f)]
+    sizes = [(n, h, w, c), (n, h, w, f)]
     if first:
-        sizes = [(2, c, h, w), (2, f, h, w)]
+        sizes = [(n, c, h, w), (n, f, h, w)]
     arrays = [
         rng.standard_normal(size).astype("f4")
         for size in (sizes[0], (c, f), (f,), sizes[1])

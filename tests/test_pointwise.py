@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import numbadw as ndw
 from numbadw import jit
-from numbadw.cpu.plan_pointwise import HEIGHTS, choose_tiles
+from numbadw.cpu.plan_pointwise import ABREAST, HEIGHTS, choose_tiles
 from numbadw.cpu.pointwise import DEPTH
 
 LANES = jit.target().vector_bytes // 4
@@ -20,6 +20,9 @@ SHAPES = [
     *((1, 2, 5, 7, f) for f in (1, LANES - 1, LANES + 1, WIDEST - 1, WIDEST + 1)),
     *((2, 3, 3, c, 20) for c in (1, 3, DEPTH - 1, DEPTH, DEPTH + 1, 2 * DEPTH + 3)),
     (3, 7, 7, 64, 2 * WIDEST),
+    # One pixel: panels side by side, as many as its tile takes, fewer and more.
+    *((1, 1, 1, DEPTH + 7, p * 2 * LANES) for p in (1, 2, ABREAST, ABREAST + 1)),
+    *((1, 1, 1, 9, 2 * ABREAST * 3 * LANES + d) for d in (-LANES, -1, 0, 1)),
     (1, 1, 1, 1, 1),
     (2, 30, 31, 16, 24),
 ]
@@ -74,6 +77,23 @@ def test_activations(name, first, rng):
     # A band of one column, as of many.
     check(rng, (2, 3, 5, 6, 9), first, name)
     check(rng, (2, 3, 1, 6, 9), first, name)
+
+
+def test_one_pixel_has_the_bits_of_many(rng):
+    """Whatever tile it comes in: the one of a row, or of many."""
+    x, k, b, _ = draw(rng, (1, 3, 5, DEPTH + 3, 11 * LANES + 5), False)
+    for options in ({}, {"activation": "silu"}):
+        right = ndw.pointwise_conv2d(x, k, b, **options)
+        prepared = ndw.prepare_pointwise_conv2d(k, b, **options)
+        for i, j in np.ndindex(3, 5):
+            pixel = x[:, i : i + 1, j : j + 1]
+            for threads in (1, 2, 3):
+                with ndw.num_threads(threads):
+                    for result in (
+                        ndw.pointwise_conv2d(pixel, k, b, **options),
+                        prepared(pixel),
+                    ):
+                        assert_array_equal(result[0, 0, 0], right[0, i, j])
 
 
 def test_float64(rng):

@@ -19,6 +19,8 @@ from numbadw.cpu.request import ITEMS
 # would serve one multiply-add. Two vectors by DEPTH are 32 KiB, which L1 keeps; 7 rows
 # divide the images of 7, 14, 28, ... pixels a side.
 HEIGHTS = {32: {2: 7, 3: 7, 1: 14}, 16: {2: 6, 1: 12}}
+# Panels that the tile of one row takes side by side.
+ABREAST = 4
 
 # Bytes of a work item's rows of A and C: half of a usual L2.
 ITEM_BYTES = 512 * 1024
@@ -143,10 +145,8 @@ def choose_tiles(columns: int, dtype: str, activation: str) -> tuple[Tile, Tile]
     wide = [width for width in table if width > 1 or vectors == 1]
     width = min(wide, key=lambda width: -(-vectors // width) * width)
     shape = 0, 0, 0, width, 1, False, MASKED, activation
-    tall, single = (
-        Tile("multiply", dtype, lanes, height, *shape) for height in (table[width], 1)
-    )
-    return tall, single
+    tall = Tile("multiply", dtype, lanes, table[width], *shape)
+    return tall, tall._replace(kh=1, vectors=ABREAST if width > 1 else 1)
 
 
 def panel_columns(columns: int, dtype: np.dtype[Any]) -> int:

@@ -15,7 +15,8 @@ Items that follow each other pack up to GROUP panels together, row by row of B: 
 read once where a few rows of A are multiplied with it, and then memory is the limit
 (7x7x1024 to 1024 on one Zen 5 core: 120 us to pack 4 MiB one panel at a time, 85 so).
 Where B comes packed an item may be half of a chunk and panel, so that threads share
-them evenly, and the tiles ask for the panel's next terms meanwhile.
+them evenly, and the tiles ask for the panel's next terms meanwhile.  One row of A takes
+the panels of several items side by side (multiply.py).
 
 Sums have three levels: a chain of DEPTH terms, the blocks of a batch, the batches; the
 same for every number of threads, as no sum is split between work items.
@@ -50,6 +51,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
     height, width = tiles[0].kh, tiles[0].width * tiles[0].lanes
     itemsize = BYTES[dtype]
     pitch = width * itemsize
+    abreast = tiles[1].vectors
 
     def product(
         x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
@@ -92,6 +94,10 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
             if plain and together > 1:
                 whole = get(here, "product.columns") // width - number
                 group = taken = min(together, whole, last - item)
+            elif rows == 1 and direct and not staged:
+                whole = panels if b_panel else get(here, "product.columns") // width
+                taken = min(abreast, whole - number, last - item)
+                columns = min(taken * width, get(here, "product.columns") - column)
             skip = n * get(here, "product.c_n") + y * get(here, "product.c_h")
             skip += start * get(here, "product.c_row") + column * c_column
             target, step = o + skip, get(here, "product.c_row")
@@ -134,7 +140,7 @@ def make_product(tiles: list[Tile]) -> Callable[..., None]:
                                 bias + right if bias and not bias_row else bias,
                                 g_at + right,
                             ),
-                            (b_k if direct else pitch, step),
+                            (b_k if direct else pitch, step, b_panel or pitch),
                             (stop - start, columns, many),
                             (
                                 int(batch == 0 and k == 0 and not adds),
@@ -161,7 +167,8 @@ def _multiply_rows(here, places, steps, sizes, ends, labels, height):  # type: i
     """Multiply rows of A with one panel, a tile's height at a time.
 
     Contract: places = addresses of A, the panel, C, bias and g; steps = of the panel's
-    and C's rows; sizes = rows, columns and terms; ends = first, last and parameter.
+    and C's rows and of panels, of which one row of A takes several; sizes = rows,
+    columns and terms; ends = first, last and parameter.
     """
     a, panel, c, bias, g = places
     rows, columns, terms = sizes
@@ -179,6 +186,7 @@ def _multiply_rows(here, places, steps, sizes, ends, labels, height):  # type: i
             get(here, "product.a_row"),
             get(here, "product.a_k"),
             steps[0],
+            steps[2],
             steps[1],
             get(here, "product.g_row"),
             bias_row,

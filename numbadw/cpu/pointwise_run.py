@@ -86,7 +86,7 @@ def bind_pointwise(
         product = product._replace(b=(0, 0, pitch, size), b_panel=g.c * pitch)
     checks, sizes = checked_fields(shapes, strides, w_bytes, g.f * size, dtype)
     plan = plan_product(product, dtype, activation, parameter, checks, sizes)
-    touched = (math.prod(g.input_shape) + math.prod(g.output_shape)) * size
+    touched = (math.prod(g.input_shape) + math.prod(g.output_shape)) * size + w_bytes
     return launch.bind(kernel_address(plan.feed, plan.tiles), plan, g.flops, touched)
 
 
