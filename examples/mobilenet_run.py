@@ -4,7 +4,6 @@ A `Program` is bound once to the weights, to a shape of images and to buffers fo
 results, so that running it is one call after the other.
 """
 
-import itertools
 import math
 from functools import partial
 
@@ -79,37 +78,36 @@ class Program:
         return out
 
     def stem(self, step, x, pair):
-        """Gather three rows into one of nine channels, then mix windows of 27 numbers.
+        """Scale the pixels, then mix 3x3 windows of all three channels.
 
-        The gathering is a depthwise convolution with a multiplier of three, which also
-        scales the pixels. Three neighbouring pixels of its result are then what one
-        output sees: an overlapping view of it needs only a matrix product.
+        That is a depthwise convolution, too: of an image of one channel, in which three
+        columns are the numbers of a pixel, to as many channels as there are filters.
         """
-        n, h, w, _ = x.shape
+        n, h, w, c = x.shape
         oh, ow = -(-h // 2), -(-w // 2)
         # Rows and columns before the image; those after it are never too many.
         top, left = (1, 1) if step.padding == 1 else (h % 2, w % 2)
-        rows = np.zeros((n, oh, w + 2, 9), np.float32)
-        scale = self.weights["pixels/scale"][:, None]
-        gather = partial(
+        pixels = self.buffers.take(x.shape, self.kept)
+        scale = partial(
             ndw.depthwise_conv2d,
-            kernel=np.eye(3, dtype=np.float32)[:, None, None] * scale,
-            bias=np.repeat(self.weights["pixels/offset"], 3),
-            strides=(2, 1),
-            padding=((top, 2 * oh + 1 - h - top), (0, 0)),
-            out=rows[:, :, left : left + w],
+            kernel=self.weights["pixels/scale"].reshape(1, 1, c, 1),
+            bias=self.weights["pixels/offset"],
+            out=pixels,
             backend=self.backend,
         )
-        self.calls[-1].append(lambda: gather(self.pixels))
-        for i, row in itertools.product({0, oh - 1}, range(3)):
-            if not 0 <= 2 * i + row - top < h:  # beyond the image all is zero
-                self.calls[-1].append(partial(rows[:, i, :, row::3].fill, 0))
-        image, line, pixel, item = rows.strides
-        windows = np.lib.stride_tricks.as_strided(
-            rows, (n, oh, ow, 27), (image, line, 2 * pixel, item), writeable=False
+        self.calls[-1].append(lambda: scale(self.pixels))
+        kernel, bias = pair
+        after = 2 * oh + 1 - h - top, 2 * ow + 1 - w - left
+        return self.do(
+            ndw.depthwise_conv2d,
+            pixels.reshape(n, h, w * c, 1),
+            kernel.reshape(3, 3 * c, 1, -1),
+            bias,
+            out=self.buffers.take((n, oh, ow, kernel.shape[-1]), self.kept, pixels),
+            strides=(2, 2 * c),
+            padding=((top, after[0]), (left * c, after[1] * c)),
+            activation=step.activation,
         )
-        kernel = pair[0].reshape(3, 3, 3, -1).transpose(1, 2, 0, 3)
-        return self.pointwise(step, windows, (kernel.reshape(27, -1), pair[1]))
 
     def pointwise(self, step, x, pair):
         """Mix the channels of every pixel."""
@@ -244,8 +242,8 @@ class Network:
 
 def largest(steps, shape):
     """Return the elements of the largest result of any step, or more."""
-    n, h, w, _ = shape
-    sizes = []
+    n, h, w, c = shape
+    sizes = [h * w * c]
     for step in steps:
         if step.kind == "stem" or step.strides == 2:
             h, w = -(-h // 2), -(-w // 2)
