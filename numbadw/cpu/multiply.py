@@ -100,12 +100,14 @@ class Multiply:
                 self._sums(len(self.b))
 
     def _sums(self, panels: int) -> None:
-        """Add all terms, by constant steps where A's terms and the panels are dense."""
+        """Add all terms: quicker where rows are all there, A's terms and panels dense."""
         simd, at = self.simd, self.at
         pitch = self.tile.width * self.size
         dense = simd.builder.and_(
             at["a_k"].compare("==", simd.itemsize), at["b_k"].compare("==", pitch)
         )
+        whole = at["rows"].compare("==", self.tile.kh)
+        dense = simd.builder.and_(dense, whole)
         main = at["k"].divided(UNROLL) * UNROLL
         with simd.builder.if_else(dense) as (near, far):
             for branch, steps in (
@@ -135,6 +137,10 @@ class Multiply:
             for line in range(0, asked, LINE):
                 simd.prefetch(at["ask"] + k * ASKED + line, 2)
             b_rows, a_skip = [b + k * b_k for b in self.b[:panels]], k * a_k
+            a_rows = [a + a_skip for a in self.a]
+            if isinstance(a_k, int):
+                walk = simd.walk(at["a"] + a_skip, at["a_row"], range(self.tile.kh))
+                a_rows = [walk(m) for m in range(self.tile.kh)]
             for u in range(step):
                 bs = [
                     simd.load(row + b_k * u + v * self.size)
@@ -142,7 +148,7 @@ class Multiply:
                     for v in range(self.tile.width)
                 ]
                 for m, sums in enumerate(self.accs):
-                    a = simd.load_splat(self.a[m] + a_skip + a_k * u)
+                    a = simd.load_splat(a_rows[m] + a_k * u)
                     for acc, b in zip(sums, bs, strict=False):
                         acc.set(simd.fma(a, b, acc.get(simd.builder)))
 
