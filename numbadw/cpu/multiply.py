@@ -100,7 +100,7 @@ class Multiply:
                 self._sums(len(self.b))
 
     def _sums(self, panels: int) -> None:
-        """Add all terms: quicker where rows are all there, A's terms and panels dense."""
+        """Add all terms: faster if all rows are there, A's terms and panels dense."""
         simd, at = self.simd, self.at
         pitch = self.tile.width * self.size
         dense = simd.builder.and_(

@@ -51,8 +51,8 @@ def choose_tiles(r: Request, wide: bool = False) -> tuple[Tile, ...]:
         sh = kh = kw = 0
     else:
         # Of inputs that fill a vector each and belong to some outputs LLVM would load
-        # more at once than registers hold: 224x672x1 3x9 to 32 channels, strides (2, 6),
-        # on one Zen 5 core 143 -> 118 us.
+        # more at once than registers hold: 224x672x1 3x9 to 32 channels, strides
+        # (2, 6), on one Zen 5 core 143 -> 118 us.
         early = multiplier == 0 and 2 < sw < kw
         form, widths = "rows", (14, 7) if many and not early else (7, 4)
         sh = kh = 0
