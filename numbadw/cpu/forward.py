@@ -2,13 +2,13 @@
 
 `forward_direct`: the tile reads and writes the caller's arrays in place.
 
-    for image, row block, strip of columns, group of lane vectors:      # work items
+    for image, strip of columns, row block, group of lane vectors:      # work items
         tile(strip)            # walks the rows of the block and the group's lanes
 
 Row blocks are short and groups small, so that the rows and lines that neighbouring
 outputs share are still in L1; each form of tile (tile.py) says in which order it takes
-rows and lane vectors, and why.  For swaths the groups are outermost, so that L1 keeps
-the weights of one.
+rows and lane vectors, and why.  The order of the work items is the planner's
+(`plan_forward.Walk`).
 
 `forward_packed`: the same strips over a block copied to dense scratch, for inputs or
 results whose channels are not neighbours.
@@ -53,15 +53,16 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
         groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
         rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
         lanes, whole = get(plan, "plan.lanes"), get(plan, "plan.whole")
-        run, span = get(plan, "plan.run"), get(plan, "plan.span")
+        n_span, row_span = get(plan, "plan.n_span"), get(plan, "plan.row_span")
+        strip_span = get(plan, "plan.strip_span")
+        group_span, run = get(plan, "plan.group_span"), get(plan, "plan.run")
         item = first
         while item < last:
-            number = item // span % groups
-            rest = item // (span * groups) * span + item % span
-            block = entry(plan, "plan.rows_at", "rows", (rest // strips) % rows)
-            strip_at = get(block, "rows.strip") + rest % strips
+            n, number = item // n_span, item // group_span % groups
+            row = item // row_span % rows
+            block = entry(plan, "plan.rows_at", "rows", row)
+            strip_at = get(block, "rows.strip") + item // strip_span % strips
             here = entry(plan, "plan.strips_at", "strip", strip_at)
-            n = rest // strips // rows
             x_at = x + n * get(plan, "plan.x_n")
             x_at += get(block, "rows.x") + get(here, "strip.x")
             skip = n * get(plan, "plan.o_n") + get(block, "rows.o")

@@ -14,9 +14,9 @@ Columns of C are the lanes.  Rows lie any number of bytes apart, and so do the e
 of A along k, so one tile serves pixels by channels and channels by pixels alike.  A
 tile with fewer rows than it has room for reads its last row again and stores it once.
 
-The tile of one row takes tile.vectors panels side by side: B is read but once then, and
-the hardware's prefetchers read one panel with 20 GB/s, four with 70 (Zen 5, from L3).
-With fewer panels it reads the last one again.
+The tile of one row takes tile.vectors panels side by side, and with fewer the last one
+again: one panel's sums are too few to hide the latency, and of L3 the hardware's
+prefetchers read one stream of vectors with 19 GB/s, four with 70 (Zen 5).
 
 The sums over k are one chain each, in order, for any tile and place: bits never depend
 on where a tile lies.

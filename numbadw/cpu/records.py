@@ -30,7 +30,10 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "groups",
         "group",  # lane vectors in a group
         "run",  # groups that a tile takes together, if they are in one piece
-        "span",  # items from a group of a strip to the next group of it
+        "n_span",  # items from one image, row block, strip, group to the next
+        "row_span",
+        "strip_span",
+        "group_span",
         "whole",  # lane records at the start of their table that are whole
         "rows_at",  # byte offsets of the tables
         "strips_at",
