@@ -55,12 +55,12 @@ def groups() -> list[Group]:
     return [
         # With the layers that are batched below: they are the batch of one.
         Group(LAYERS, FORWARD, usual, slice(0, None, 3)),
-        Group(LARGE, FORWARD, large, slice(3, None)),
-        Group(IMAGE, FORWARD, [*banks, *IMAGES], slice(1, None, 2)),
-        Group(SPECIAL, FORWARD, ODD, slice(3, None, 4)),
-        Group(BATCHES, FORWARD, batches, slice(0, len(BATCH_SIZES), 2)),
+        Group(LARGE, FORWARD, large, slice(2, None)),
+        Group(IMAGE, FORWARD, [*banks, *IMAGES], slice(1, -1)),
+        Group(SPECIAL, FORWARD, ODD, slice(1, None, 2)),
+        Group(BATCHES, FORWARD, batches, slice(len(BATCH_SIZES))),
         Group(TRAINING, GRADIENTS, trained, slice(6, None, 7)),
-        Group(TRAINING_BATCH, GRADIENTS, batched, slice(13, None, 14)),
+        Group(TRAINING_BATCH, GRADIENTS, batched, slice(6, None, 7)),
         Group(OVERHEAD, FORWARD, [TINY], every),
         Group(OVERHEAD, GRADIENTS, [TINY], every),
     ]

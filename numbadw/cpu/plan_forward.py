@@ -296,8 +296,8 @@ def walk_down(r: Request, strips: Table, lanes: int) -> Walk:
 def walk_swaths(r: Request, tile: Tile, strips: Table, lanes: int) -> Walk:
     """Go along the rows of a swath; `r` is turned.  Parts of rows only for threads.
 
-    From L3 so few lane vectors at a time that L1 keeps what the next step shares (stride
-    2 on a Zen 5 core: 28x28x480 37 -> 29 us), not from memory (batch 32: 0.87 times).
+    From L3 so few lane vectors at a time that L1 keeps what the next step shares
+    (28x28x480 on a Zen 5 core 37 -> 29 us), not from memory (batch 32: 0.87 times).
     """
     rows = r.row_table(-(-ITEMS // max(1, r.g.n * len(strips))))
     most = caches().sets * caches().ways // step_lines(r, tile)
