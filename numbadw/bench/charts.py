@@ -76,13 +76,13 @@ def draw_speed(rows: Sequence[Row], run: Run, path: Path) -> None:
     """Draw one line for each row: numbadw as a bar, every peer as a dot."""
     figure, axis = _figure((10, 1.9 + 0.25 * len(rows)))
     places = range(len(rows))
-    rates = [row.flops / row.time / GIGA for row in rows]
+    rates = [row.needed / row.time / GIGA for row in rows]
     bars = axis.barh(places, rates, 0.62, color=OUR_COLOUR, label=OURS, zorder=2)
     marks = [bars]
     for name, colour in COLOURS.items():
         found = [place for place in places if name in rows[place].peers]
         if found:
-            speeds = [rows[i].flops / rows[i].peers[name] / GIGA for i in found]
+            speeds = [rows[i].needed / rows[i].peers[name] / GIGA for i in found]
             style = {"edgecolors": "white", "linewidths": 0.6, "zorder": 3}
             marks.append(
                 axis.scatter(speeds, found, s=34, color=colour, label=name, **style)
@@ -101,7 +101,7 @@ def draw_speed(rows: Sequence[Row], run: Run, path: Path) -> None:
     axis.set_yticks(places, [row.name for row in rows], fontsize=9)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlim(left=0)
-    axis.set_xlabel("GFLOP/s (further right is faster)")
+    axis.set_xlabel("GFLOP/s, padding not counted (further right is faster)")
     axis.grid(axis="x", color=GRID, zorder=0)
     what = "forward pass" if rows[0].kind == FORWARD else "gradients"
     figure.suptitle(

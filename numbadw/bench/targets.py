@@ -84,9 +84,9 @@ class Target:
     rehearse: Callable[[Callable[[str], None]], None] = nothing
     machine: Callable[[], dict[str, str]] = dict
     threads: Callable[[], list[int]] = usual_threads
-    seconds: tuple[float, float] = (95.0, 1800.0)
+    seconds: tuple[float, float] = (85.0, 1800.0)
     least: float = 0.3
-    sittings: int = 4
+    sittings: int = 3
     patient: bool = True
     cold: bool = True
 

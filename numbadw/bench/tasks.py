@@ -56,7 +56,7 @@ def groups() -> list[Group]:
         # With the layers that are batched below: they are the batch of one.
         Group(LAYERS, FORWARD, usual, slice(0, None, 3)),
         Group(LARGE, FORWARD, large, slice(2, None)),
-        Group(IMAGE, FORWARD, [*banks, *IMAGES], slice(1, -1)),
+        Group(IMAGE, FORWARD, [*banks, *IMAGES], slice(1, None, 2)),
         Group(SPECIAL, FORWARD, ODD, slice(1, None, 2)),
         Group(BATCHES, FORWARD, batches, slice(len(BATCH_SIZES))),
         Group(TRAINING, GRADIENTS, trained, slice(6, None, 7)),
