@@ -126,6 +126,20 @@ def test_groups_of_lane_vectors_come_one_after_the_other(threads, rng, plan_for)
             assert plan[index("plan.items")] % -(-vectors // group) == 0
 
 
+def test_threads_share_strips_and_rows_from_memory(rng, plan_for):
+    """The outermost of an image's work items is what threads get parts of."""
+    case = Case(40, 45, 3 * lanes(), kernel=(5, 5))
+    for last, outer, inner in ((2**40, "strip", "row"), (0, "row", "strip")):
+        plan_for(2**40, last=last)
+        plan = case.plan().integers
+        counts = [plan[index(f"plan.{name}s")] for name in (outer, inner)]
+        spans = [plan[index(f"plan.{name}_span")] for name in ("n", outer, inner)]
+        assert min(counts) > 1
+        assert spans[0] == counts[0] * spans[1] == counts[0] * counts[1] * spans[2]
+        with ndw.num_threads(2):
+            check(case, rng)
+
+
 @FEW
 def test_one_kernel_for_all_images():
     strided = Case(200, 200, 4 * lanes(), strides=(2, 2))

@@ -229,10 +229,10 @@ def even(count: int, most: int) -> int:
 class Walk(NamedTuple):
     """How the direct feed goes through the outputs of an image.
 
-    `order` names what a work item has of its own, the outermost first.  By strips
-    threads go side by side to the end of the image; by rows one ends where another
-    began, and hardware prefetchers go on to lines which that one writes: 28x28x192 3x3
-    on two Zen 5 cores 8.0 -> 7.0 us by strips, 19.6 -> 8.7 if each has its own L3.
+    `order` nests the loops over work items, the outermost first: threads get parts of
+    that.  By strips they go side by side to the image's end; by rows one ends where
+    another began, and hardware prefetchers go on to lines which that one writes: on two
+    Zen 5 cores 28x28x192 3x3 8.0 -> 7.0 us, 19.6 -> 8.7 if each has an L3 of its own.
     """
 
     rows: Table
