@@ -256,16 +256,27 @@ def _show(compiled: Any) -> None:
     sys.stderr.write(f"; {compiled.__name__}\n{text}\n")
 
 
+class Driver(NamedTuple):
+    """A compiled function that Python calls, and whether it came from the disk."""
+
+    call: Callable[..., Any]
+    cached: bool
+
+
 @threads.undisturbed()
-def compile_driver(function: Callable[..., Any], signature: str) -> Any:
-    """Compile a function that Python calls."""
+def compile_driver(function: Callable[..., Any], signature: Any) -> Driver:
+    """Compile a function that Python calls, for arguments of this signature alone.
+
+    Numba's dispatcher would look at the types of the arguments, in 0.07 us, and find
+    the one function that there is.
+    """
     dispatcher = njit(nogil=True, fastmath=FASTMATH)(function)
     cache = _cache_for(function)
     if cache is not None:
         dispatcher._cache = cache
     dispatcher.compile(signature)
-    dispatcher.disable_compile()
-    return dispatcher
+    (compiled,) = dispatcher.overloads.values()
+    return Driver(compiled.entry_point, bool(dispatcher.stats.cache_hits))
 
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ wait for ever for the locks of that thread, which it does not have.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import operator
 import os
@@ -28,17 +29,16 @@ from numbadw import interrupts
 
 _LIMITS = ("NUMBADW_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
-# An object of the one call that runs in parallel, under the key None.  A lock would
-# stay locked after a Ctrl-C between its acquisition and the block that releases it;
-# here a call takes the threads with `setdefault` and leaves them with `clear`, each of
-# them one step, inside a `try` whose errors go through `give_back`.
-running: dict[None, object] = {}
+# One word that is not 0 while a call has the threads, in a cache line of its own.
+# Compiled code takes and leaves them: Ctrl-C cannot come between, as it would between a
+# lock's acquisition and the block that releases it.
+_taken = (ctypes.c_int64 * 16)()
+TAKEN = ctypes.addressof(_taken) + ctypes.sizeof(_taken) // 2
 
 
-def give_back(me: object) -> None:
-    """Leave the threads to other calls if `me` has them."""
-    if running.get(None) is me:
-        running.clear()
+def busy() -> bool:
+    """Tell whether a call has the threads."""
+    return ctypes.c_int64.from_address(TAKEN).value != 0
 
 
 @contextmanager
@@ -127,7 +127,6 @@ def _release() -> None:
 def _after_fork() -> None:
     state.forked = True
     state.limit = 1
-    running.clear()
     _release()
 
 
@@ -214,4 +213,4 @@ def num_threads(n: int) -> Iterator[None]:
     try:
         yield
     finally:
-        state.limit = before
+        state.limit = 1 if state.forked else before

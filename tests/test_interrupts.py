@@ -89,7 +89,7 @@ for again, first in zip(ndw.depthwise_conv2d_grad(x, k, right, **options), right
 # The threads serve again afterwards: each call takes them and gives them back.
 FREE = """
 from numbadw import threads
-assert not threads.running
+assert not threads.busy()
 """
 
 

@@ -96,7 +96,7 @@ def test_an_impossible_result(rng):
                 ndw.depthwise_conv2d_input_grad(
                     x, k, x.shape, padding="same", backend=backend
                 )
-    assert not threads.running
+    assert not threads.busy()
     right = ndw.depthwise_conv2d(x[:2], k, padding="same", backend="reference")
     result = ndw.depthwise_conv2d(x[:2], k, padding="same")
     np.testing.assert_allclose(result, right, rtol=1e-4, atol=1e-4)

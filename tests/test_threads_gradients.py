@@ -13,7 +13,7 @@ from views import every_other
 
 import numbadw as ndw
 from numbadw import threads
-from numbadw.cpu import jobs
+from numbadw.cpu import jobs, launch
 
 pytestmark = pytest.mark.usefixtures("all_threads")
 VECTOR = lanes()
@@ -62,9 +62,10 @@ def count_launches(monkeypatch):
 
     def driver(*arguments):
         seen.append(arguments)
-        return real(*arguments)
+        return real.call(*arguments)
 
-    monkeypatch.setattr(jobs, "parallel_driver", lambda: driver)
+    wrapped = real._replace(call=driver)
+    monkeypatch.setattr(jobs, "parallel_driver", lambda: wrapped)
     return seen
 
 
@@ -126,7 +127,7 @@ def test_many_python_threads_at_once(rng):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(3 * len(problems))))
-    assert not threads.running
+    assert not threads.busy()
 
 
 def test_the_first_calls_may_come_from_many_threads(rng):
@@ -143,11 +144,10 @@ def test_a_failed_launch_leaves_the_threads_free(rng, monkeypatch):
     arrays = draw(case, rng)
     expected = call(case, arrays)
     with monkeypatch.context() as patch:
-        for name in ("parallel_driver", "serial_driver"):
-            patch.setattr(jobs, name, lambda: fail)
+        patch.setattr(launch, "carrier", fail)
         with pytest.raises(MemoryError):
             call(case, arrays)
-    assert not threads.running
+    assert not threads.busy()
     assert same(call(case, arrays), expected)
 
 
@@ -193,7 +193,7 @@ def test_forked_children_and_concurrent_callers(layer):
 
 
 def fail(*arguments):
-    """Stand for a driver that cannot run."""
+    """Stand for threads that cannot start."""
     raise MemoryError
 
 

@@ -194,7 +194,7 @@ def _multiply_adds() -> Any:
     def peak_multiply_adds(times: int, sink: int) -> None:
         multiply_add_chains(times, sink, lanes)
 
-    return jit.compile_driver(peak_multiply_adds, "void(int64, int64)")
+    return jit.compile_driver(peak_multiply_adds, "void(int64, int64)").call
 
 
 @functools.cache
@@ -206,7 +206,7 @@ def _plain_copy() -> Any:
         for _ in range(times):
             copy_blocks((source, target, size), lanes, 0)
 
-    return jit.compile_driver(peak_copy, "void(int64, int64, int64, int64)")
+    return jit.compile_driver(peak_copy, "void(int64, int64, int64, int64)").call
 
 
 @functools.cache
@@ -218,7 +218,9 @@ def _streamed_copy() -> Any:
         for _ in range(times):
             copy_blocks((source, target, size), lanes, 1)
 
-    return jit.compile_driver(peak_streamed_copy, "void(int64, int64, int64, int64)")
+    return jit.compile_driver(
+        peak_streamed_copy, "void(int64, int64, int64, int64)"
+    ).call
 
 
 def describe(copies: Sequence[tuple[int, float, float]]) -> str:

@@ -4,14 +4,14 @@ The gradients take several kernels a call: copies, sums, one for each result, ma
 each of many bands.  A `Program` is their list with all that can be known before, and
 one compiled call runs it.
 
-    with the threads, if they are free:
-        read the data pointers of the arrays
+    read the data pointers of the arrays
+    with the threads, unless another call has them:
         for stretch to clear: set it to 0
         for step:
             for piece in range(pieces):                  # whichever thread is free
                 kernel(x, w, b, o, g, plan, items * piece // pieces, ...)
 
-Arrays come as `id(array)`, as in launch.py.
+Arrays come as objects.py says.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from numba.extending import intrinsic, register_jitable
 
 from numbadw import jit, threads
 from numbadw.cpu import launch
+from numbadw.cpu.atomics import put, update
 from numbadw.cpu.kernels import kernel_address
+from numbadw.cpu.objects import OBJECT, data
 from numbadw.cpu.plan import Plan
-from numbadw.cpu.pool import call_kernel
-from numbadw.cpu.records import get, size, word
+from numbadw.cpu.pool import run_piece
+from numbadw.cpu.records import get, size
 
 # The arrays of a call: none, those of a gradient's, and the program's own scratch.
 NOTHING, X, W, B, G, X_GRAD, W_GRAD, B_GRAD, SCRATCH = range(9)
-SIGNATURE = "void(int64, int64, int64, UniTuple(int64, 8))"
+SIGNATURE = types.void(OBJECT, types.int64, types.int64, types.UniTuple(OBJECT, 8))
 # An array and bytes from its start; those of NOTHING are an address, or 0 for none.
 Place = tuple[int, int]
 NONE: Place = (NOTHING, 0)
@@ -76,12 +78,6 @@ def _clear(typingctx: Any, address: Any, count: Any) -> Any:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _data(array: int) -> int:
-    """Return where an array's data lies, 0 for no array."""
-    return word(array + launch.DATA) if array else 0
-
-
-@register_jitable  # type: ignore[untyped-decorator]
 def _place(bases: Any, name: int, skip: int) -> int:
     """Return the address of a place, 0 where the call has no such array."""
     base = bases[name]
@@ -89,20 +85,17 @@ def _place(bases: Any, name: int, skip: int) -> int:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _run_alone(carrier: int, fields: Any, shares: int, threads: int) -> None:
-    kernel, x, w, b, o, g, plan, items = fields
-    call_kernel(kernel, (x, w, b, o, g, plan, 0, items))
+def _run_alone(carrier: int, job: Any, shares: int, threads: int) -> None:
+    run_piece(job, 0, 1)
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _run_spread(carrier: int, fields: Any, shares: int, threads: int) -> None:
+def _run_spread(carrier: int, job: Any, shares: int, threads: int) -> None:
     count = min(shares, threads)
     if count == 1:
-        _run_alone(carrier, fields, shares, threads)
+        run_piece(job, 0, 1)
     else:
-        pieces = min(shares, launch.PIECES * threads)
-        kernel, x, w, b, o, g, plan, items = fields
-        launch.spread(carrier, (kernel, x, w, b, o, g, plan, items, pieces), count)
+        launch.spread(carrier, job, min(shares, launch.PIECES * threads), count)
 
 
 CLEAR_BYTES, STEP_BYTES, HEAD_BYTES = (size(r) for r in ("clear", "step", "program"))
@@ -111,19 +104,14 @@ CLEAR_BYTES, STEP_BYTES, HEAD_BYTES = (size(r) for r in ("clear", "step", "progr
 def _executor(run: Any) -> Callable[..., None]:
     """Build the loop over a program's steps round the way to run one."""
 
-    def execute(program: int, carrier: int, threads: int, arrays: Any) -> None:
+    def execute(words: Any, carrier: int, limit: int, arrays: Any) -> None:
         x, w, b, g, x_grad, w_grad, b_grad, scratch = arrays
-        bases = (
-            0,
-            _data(x),
-            _data(w),
-            _data(b),
-            _data(g),
-            _data(x_grad),
-            _data(w_grad),
-            _data(b_grad),
-            _data(scratch),
-        )
+        inputs = (0, data(x), data(w), data(b), data(g))
+        bases = (*inputs, data(x_grad), data(w_grad), data(b_grad), data(scratch))
+        program = data(words)
+        taken = get(program, "program.taken")
+        mine = limit > 1 and update("xchg", taken, 1) == 0
+        threads = limit if mine else 1
         at = program + HEAD_BYTES
         for _ in range(get(program, "program.clears")):
             start = _place(bases, get(at, "clear.base"), get(at, "clear.skip"))
@@ -133,25 +121,25 @@ def _executor(run: Any) -> Callable[..., None]:
         for _ in range(get(program, "program.steps")):
             o = _place(bases, get(at, "step.o"), get(at, "step.o_skip"))
             if o:
-                plan = get(at, "step.plan")
-                fields = (
+                job = (
                     get(at, "step.kernel"),
                     _place(bases, get(at, "step.x"), get(at, "step.x_skip")),
                     _place(bases, get(at, "step.w"), get(at, "step.w_skip")),
                     _place(bases, get(at, "step.b"), get(at, "step.b_skip")),
                     o,
                     _place(bases, get(at, "step.g"), get(at, "step.g_skip")),
-                    plan,
-                    get(plan, "plan.items"),
+                    get(at, "step.plan"),
                 )
-                run(carrier, fields, get(at, "step.shares"), threads)
+                run(carrier, job, get(at, "step.shares"), threads)
             at += STEP_BYTES
+        if mine:
+            put(taken, 0)
 
     return execute
 
 
 @functools.cache
-def serial_driver() -> Any:
+def serial_driver() -> jit.Driver:
     """Return the compiled driver for the calling thread alone."""
     function = _executor(_run_alone)
     function.__qualname__ = f"{__name__}.execute_alone"
@@ -159,8 +147,8 @@ def serial_driver() -> Any:
 
 
 @functools.cache
-def parallel_driver() -> Any:
-    """Return the compiled driver that spreads items over threads."""
+def parallel_driver() -> jit.Driver:
+    """Return the compiled driver that spreads items over threads, if they are free."""
     function = _executor(_run_spread)
     return launch.compile_parallel(function, SIGNATURE)
 
@@ -172,7 +160,7 @@ class Program:
         self, steps: Sequence[Step], clears: Sequence[tuple[Place, int]] = ()
     ) -> None:
         self.steps = tuple(steps)  # keeps the plans alive
-        words = [len(clears), len(self.steps)]
+        words = [threads.TAKEN, len(clears), len(self.steps)]
         for place, count in clears:
             words += [*place, count]
         for (kernel, _, address, shares), places in self.steps:
@@ -180,24 +168,13 @@ class Program:
             for place in places:
                 words += place
         self._words = np.array(words, np.int64)
-        self._address = int(self._words.ctypes.data)
         self._shares = max((step.job.shares for step in self.steps), default=1)
 
     def run(self, *arrays: Any) -> None:
         """Run on the arrays X, W, B, G, X_GRAD, W_GRAD, B_GRAD and SCRATCH, or None."""
-        ids = tuple([0 if array is None else id(array) for array in arrays])
         limit = threads.state.limit if self._shares > 1 else 1
         if limit == 1:
-            serial_driver()(self._address, 0, 1, ids)
+            serial_driver().call(self._words, 0, 1, arrays)
             return
-        me = object()
-        try:
-            if threads.running.setdefault(None, me) is me:
-                parallel, count = parallel_driver(), min(self._shares, limit)
-                parallel(self._address, launch.carrier(count), limit, ids)
-                threads.running.clear()
-            else:
-                serial_driver()(self._address, 0, 1, ids)
-        except BaseException:
-            threads.give_back(me)
-            raise
+        driver, carrier = parallel_driver(), launch.carrier(min(self._shares, limit))
+        driver.call(self._words, carrier, limit, arrays)

@@ -1,22 +1,18 @@
 """Call a compiled kernel by address, serially or over threads.
 
-    launch(kernel, x, w, b, o, plan, pieces, threads, check):
+    launch(x, w, b, o, call, check):                 # call: a record, see records.py
         read the data pointers of the four arrays
         refuse a read-only result or one that may overlap an input
+        take the threads, or run alone if another call has them
         for piece in range(pieces):                  # whichever thread is free
             kernel(x, w, b, o, 0, plan, items * piece // pieces, ...)
 
 The threads are our own (pool.py), or Numba's where those cannot run or the variable
-NUMBADW_THREADING_LAYER says `numba`.
-
-Arrays come as `id(array)`: an integer crosses into compiled code in 30 ns where an
-array takes 100 ns and one compiled driver per array type.  The data pointer is the
-first field of NumPy's public array struct, right after the object header.
+NUMBADW_THREADING_LAYER says `numba`.  Arrays come as objects.py says.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 from typing import Any
@@ -29,9 +25,11 @@ from numba.extending import intrinsic, register_jitable
 
 from numbadw import jit, threads
 from numbadw.cpu import pool
+from numbadw.cpu.atomics import put, update
+from numbadw.cpu.objects import OBJECT, check_struct, data, is_like, writeable
 from numbadw.cpu.plan import Plan
-from numbadw.cpu.pool import call_kernel, run_piece
-from numbadw.cpu.records import equal, get, word
+from numbadw.cpu.pool import read_job, run_piece
+from numbadw.cpu.records import get, word
 from numbadw.dispatch import (
     ARRAYS,
     DONE,
@@ -42,18 +40,8 @@ from numbadw.dispatch import (
     Run,
 )
 
-# Offsets in NumPy's public PyArrayObject_fields, fixed by its C interface: header,
-# data, nd, dimensions, strides, base, descr, flags.
-_HEADER = object.__basicsize__
-DATA = _HEADER
-_NDIM = _HEADER + 8
-_SHAPE = _HEADER + 16
-_STRIDES = _HEADER + 24
-_DTYPE = _HEADER + 40
-_FLAGS = _HEADER + 48
-_WRITEABLE = 0x0400
 I32, I64 = ir.IntType(32), ir.IntType(64)
-JOB = ir.ArrayType(I64, 9)  # kernel, x, w, b, o, g, plan, items, chunks
+JOB = ir.ArrayType(I64, 8)  # kernel, x, w, b, o, g, plan, chunks
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -96,28 +84,17 @@ def parallel_for(typingctx: Any, share: Any, job: Any, chunks: Any) -> Any:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _known(array: int, sizes: int, dtype: int) -> bool:
-    """Tell whether an array has the four sizes, the four steps and the dtype object."""
-    same = (word(array + _NDIM) & 0xFFFFFFFF) == 4 and word(array + _DTYPE) == dtype
-    return (
-        same
-        and equal(word(array + _SHAPE), sizes, 4)
-        and equal(word(array + _STRIDES), sizes + 32, 4)
-    )
-
-
-@register_jitable  # type: ignore[untyped-decorator]
-def _status(x: int, o: int, wa: int, ba: int, plan: int, check: int) -> int:
+def _status(x: Any, w: Any, b: Any, o: Any, plan: int, check: int) -> int:
     """Tell whether the kernel may run: writable result, no possible overlap."""
     if check == ARRAYS:
         sizes, dtype = plan + get(plan, "plan.sizes_at"), get(plan, "plan.dtype")
-        if not _known(x, sizes, dtype) or not _known(o, sizes + 64, dtype):
+        if not is_like(x, sizes, dtype) or not is_like(o, sizes + 64, dtype):
             return UNKNOWN
-    if not word(o + _FLAGS) & _WRITEABLE:
+    if not writeable(o):
         return READ_ONLY
     if check == NOTHING:
         return DONE
-    xa, oa = word(x + DATA), word(o + DATA)
+    xa, wa, ba, oa = data(x), data(w), data(b), data(o)
     low, high = oa + get(plan, "plan.o_low"), oa + get(plan, "plan.o_high")
     if xa + get(plan, "plan.x_low") < high and low < xa + get(plan, "plan.x_high"):
         return OVERLAPS
@@ -128,27 +105,25 @@ def _status(x: int, o: int, wa: int, ba: int, plan: int, check: int) -> int:
     return DONE
 
 
-def _serial(kernel: int, x: int, w: int, b: int, o: int, plan: int, check: int) -> int:
-    xa, wa = word(x + DATA), word(w + DATA)
-    ba = word(b + DATA) if b else 0
-    status = _status(x, o, wa, ba, plan, check)
+def _serial(x: Any, w: Any, b: Any, o: Any, call: Any, check: int) -> int:
+    at = data(call)
+    plan = get(at, "call.plan")
+    status = _status(x, w, b, o, plan, check)
     if status == DONE:
-        items = get(plan, "plan.items")
-        call_kernel(kernel, (xa, wa, ba, word(o + DATA), 0, plan, 0, items))
+        job = (get(at, "call.kernel"), data(x), data(w), data(b), data(o), 0, plan)
+        run_piece(job, 0, 1)
     return status
 
 
 def _share(chunk: int, sizes: int, steps: int, job: int) -> None:
     """Run one chunk of a job; the arguments are those of a generalised ufunc."""
-    run_piece(job, word(chunk))
+    run_piece(read_job(job), word(chunk), word(job + 56))
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def run_chunks(share: int, fields: Any, threads: int) -> None:
+def run_chunks(share: int, job: Any, pieces: int, threads: int) -> None:
     """Run a job on so many of Numba's threads: `pool.run_pieces` without a pool."""
-    kernel, x, w, b, o, g, plan, items, _ = fields
-    job = (kernel, x, w, b, o, g, plan, items, threads)
-    parallel_for(share, job, threads)
+    parallel_for(share, (*job, threads), threads)
 
 
 def _layer() -> str:
@@ -162,46 +137,42 @@ LAYER = _layer()
 spread = pool.run_pieces if LAYER == "own" else run_chunks
 
 
-def _parallel(
-    carrier: int,
-    kernel: int,
-    x: int,
-    w: int,
-    b: int,
-    o: int,
-    plan: int,
-    pieces: int,
-    threads: int,
-    check: int,
-) -> int:
-    xa, wa, oa = word(x + DATA), word(w + DATA), word(o + DATA)
-    ba = word(b + DATA) if b else 0
-    status = _status(x, o, wa, ba, plan, check)
+def _parallel(x: Any, w: Any, b: Any, o: Any, call: Any, check: int) -> int:
+    at = data(call)
+    plan = get(at, "call.plan")
+    status = _status(x, w, b, o, plan, check)
     if status == DONE:
-        items = get(plan, "plan.items")
-        spread(carrier, (kernel, xa, wa, ba, oa, 0, plan, items, pieces), threads)
+        kernel, taken = get(at, "call.kernel"), get(at, "call.taken")
+        job = (kernel, data(x), data(w), data(b), data(o), 0, plan)
+        if update("xchg", taken, 1):
+            run_piece(job, 0, 1)
+        else:
+            pieces, threads = get(at, "call.pieces"), get(at, "call.threads")
+            spread(get(at, "call.carrier"), job, pieces, threads)
+            put(taken, 0)
     return status
 
 
+SIGNATURE = types.int64(*[OBJECT] * 5, types.int64)
 _ALIVE: list[Any] = []  # compiled functions that others know by address alone
 
 
 @functools.cache
-def serial_driver() -> Any:
+def serial_driver() -> jit.Driver:
     """Return the compiled driver for the calling thread alone."""
-    _check_struct()
-    return jit.compile_driver(_serial, signature(7))
+    check_struct()
+    return jit.compile_driver(_serial, SIGNATURE)
 
 
 @functools.cache
-def parallel_driver() -> Any:
+def parallel_driver() -> jit.Driver:
     """Return the compiled driver that spreads items over threads."""
-    _check_struct()
-    return compile_parallel(_parallel, signature(10))
+    check_struct()
+    return compile_parallel(_parallel, SIGNATURE)
 
 
 @threads.undisturbed()
-def compile_parallel(function: Any, kind: str) -> Any:
+def compile_parallel(function: Any, kind: Any) -> jit.Driver:
     """Compile a driver that calls `spread`, under a name that says whose threads."""
     if LAYER == "numba":
         get_num_threads()  # starts Numba's threads and defines `numba_parallel_for`
@@ -226,34 +197,8 @@ def carrier(threads: int) -> int:
     return ours.address
 
 
-def signature(count: int, result: str = "int64") -> str:
-    """Return Numba's words for a function of `count` integers."""
-    return f"{result}({', '.join(['int64'] * count)})"
-
-
-def _check_struct() -> None:
-    """Make sure that this interpreter lays NumPy arrays out as documented."""
-    array = np.zeros((3, 5), np.float32)[:, ::2]
-
-    def at(offset: int, kind: Any = ctypes.c_int64) -> Any:
-        return kind.from_address(id(array) + offset).value
-
-    shape = tuple((ctypes.c_int64 * 2).from_address(at(_SHAPE)))
-    steps = tuple((ctypes.c_int64 * 2).from_address(at(_STRIDES)))
-    right = (
-        at(DATA) == array.ctypes.data
-        and at(_NDIM, ctypes.c_int) == array.ndim
-        and (shape, steps) == (array.shape, array.strides)
-        and at(_DTYPE) == id(array.dtype)
-        and at(_FLAGS, ctypes.c_int) & _WRITEABLE
-    )
-    if not right:
-        msg = "numbadw needs CPython and NumPy's documented array struct"
-        raise RuntimeError(msg)
-
-
-# A launch costs 0.5 us with the threads awake, 6 us after idling: a share below that
-# gains nothing.  Rates are rough on purpose; they only decide how many to wake.
+# A launch costs 0.2 us with the threads awake, 1 us where their cores have no L3 in
+# common, 6 us after idling: a share below that gains nothing.  Rates are rough on purpose; they only decide how many to wake.
 SHARE_SECONDS = 1.5e-6
 FLOPS_PER_SECOND = 120e9
 BYTES_PER_SECOND = 60e9
@@ -269,9 +214,14 @@ def shares(flops: int, touched: int, items: int) -> int:
 
 def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
     """Return the run of a compiled kernel with its plan."""
-    address = plan.address
     most = shares(flops, touched, plan.items)
-    state, running = threads.state, threads.running
+    state = threads.state
+
+    def record(carrier: int = 0, pieces: int = 1, count: int = 1) -> Any:
+        words = [kernel, plan.address, carrier, pieces, count, threads.TAKEN]
+        return np.array(words, np.int64)
+
+    alone = record()
     serial: Any = None
 
     # `alive` keeps the integers that the kernel reads as long as the run.
@@ -280,38 +230,26 @@ def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
     ) -> int:
         nonlocal serial
         if serial is None:
-            serial = serial_driver()
-        bias = 0 if b is None else id(b)
-        status = serial(kernel, id(x), id(w), bias, id(o), address, check)
-        return status  # type: ignore[no-any-return]
+            serial = serial_driver().call
+        return serial(x, w, b, o, alone, check)  # type: ignore[no-any-return]
 
     if most == 1 or state.allowed == 1:
         return run_serial
     parallel: Any = None
-    carried = many = pieces = 0
+    call: Any = None
+    many = 0
 
     def run(
         x: Any, w: Any, b: Any, o: Any, check: int, alive: Any = plan.integers
     ) -> int:
-        nonlocal parallel, carried, many, pieces
-        limit, me = state.limit, object()
-        try:
-            if limit == 1 or running.setdefault(None, me) is not me:
-                return run_serial(x, w, b, o, check)
-            if limit != many:
-                parallel = parallel_driver()
-                carried = carrier(min(most, limit))
-                pieces = min(most, PIECES * limit)
-                many = limit  # last: Ctrl-C may come between
-            bias = 0 if b is None else id(b)
-            arrays = id(x), id(w), bias, id(o)
-            status = parallel(
-                carried, kernel, *arrays, address, pieces, min(most, many), check
-            )
-            running.clear()
-            return status  # type: ignore[no-any-return]
-        except BaseException:
-            threads.give_back(me)
-            raise
+        nonlocal parallel, call, many
+        limit = state.limit
+        if limit == 1:
+            return run_serial(x, w, b, o, check)
+        if limit != many:
+            parallel, count = parallel_driver().call, min(most, limit)
+            call = record(carrier(count), min(most, PIECES * limit), count)
+            many = limit  # last: other threads and Ctrl-C may come between
+        return parallel(x, w, b, o, call, check)  # type: ignore[no-any-return]
 
     return run

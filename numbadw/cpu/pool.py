@@ -17,9 +17,9 @@ from the other, so that consecutive calls find the same rows in the same core's 
 Whoever has taken a piece may read the job: the leader writes the next only when all
 pieces are done, and until it writes the next ticket none is left to take.
 
-A line that another core has written takes 60 ns to come, and an atomic operation waits
-for it: a launch stores to two lines and is no atomic operation, the first piece is the
-leader's without asking, and a worker needs the ticket and the job alone.
+A line that another core has written takes 60 ns to come, 210 where that core has an L3
+of its own, and an atomic operation waits for it: a launch stores to one line, ticket
+and job, and is no atomic operation, and the first piece is the leader's without asking.
 
 Workers spin for some tens of microseconds, then sleep on a semaphore.  They are plain
 POSIX threads that run compiled code alone: they never need the GIL, no signal is
@@ -45,23 +45,24 @@ from numba.extending import intrinsic, register_jitable
 from numbadw import jit, threads
 from numbadw.cpu import affinity
 from numbadw.cpu.atomics import call_c, fetch, pause, put, update, write
-from numbadw.cpu.records import word
+from numbadw.cpu.records import index, word
 from numbadw.memory import address, aligned_empty
 
 I16, I64 = ir.IntType(16), ir.IntType(64)
 LINE = 64
 # Offsets in the pool's memory; what different threads write has a line of its own.
 TICKET = 0
-STOPPED = 8
+JOB = 8  # kernel, x, w, b, o, g, plan: these and the ticket fill a line
 POST = LINE  # addresses of sem_post, sem_wait and sched_yield
 WAIT = POST + 8
 YIELD = POST + 16
 PLACES = POST + 24  # address of what affinity.py keeps
+STOPPED = POST + 32
 DONE = 2 * LINE  # pieces that workers have done, ever
-SLEEPERS = 3 * LINE
-SEMAPHORE = 4 * LINE
-JOB = 6 * LINE  # kernel, x, w, b, o, g, plan, items, pieces
-SIZE = 8 * LINE
+GIVEN = 3 * LINE  # pieces that leaders have left to workers, ever
+SLEEPERS = 4 * LINE
+SEMAPHORE = 5 * LINE
+SIZE = 6 * LINE
 # The ticket, 16 bits each: pieces taken from the back and from the front, pieces, and
 # workers that may take them.
 FRONT_AT, PIECES_AT, WORKERS_AT = 16, 32, 48
@@ -89,24 +90,38 @@ def _call(builder: Any, kernel: Any, values: list[Any]) -> None:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def run_piece(typingctx: Any, job: Any, piece: Any) -> Any:
-    """Run one piece of a job: items `items * piece // pieces` to those of the next."""
+def run_piece(typingctx: Any, job: Any, piece: Any, pieces: Any) -> Any:
+    """Run one piece of a job: items `items * piece // pieces` to those of the next.
+
+    Contract: job = (kernel, x, w, b, o, g, plan), whose plan knows the items.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start = builder.inttoptr(args[0], ir.PointerType())
-        record = builder.load(start, typ=ir.ArrayType(I64, 9), align=8)
-        kernel, *places, items, pieces = (
-            builder.extract_value(record, i) for i in range(9)
-        )
-        following = builder.add(args[1], ir.Constant(I64, 1))
+        job, piece, pieces = args
+        kernel, *places = (builder.extract_value(job, i) for i in range(7))
+        at = builder.add(places[-1], ir.Constant(I64, 8 * index("plan.items")))
+        items = builder.load(builder.inttoptr(at, ir.PointerType()), typ=I64)
+        following = builder.add(piece, ir.Constant(I64, 1))
         bounds = [
             builder.udiv(builder.mul(items, number), pieces)
-            for number in (args[1], following)
+            for number in (piece, following)
         ]
         _call(builder, kernel, [*places, *bounds])
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), codegen
+    return types.void(job, types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def read_job(typingctx: Any, at: Any) -> Any:
+    """Return the seven words of the job that a leader wrote."""
+    kind = types.UniTuple(types.int64, 7)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start = builder.inttoptr(args[0], ir.PointerType())
+        return builder.load(start, typ=ir.ArrayType(I64, 7), align=8)
+
+    return kind(types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -135,7 +150,8 @@ def _work(me: int) -> None:
             ticket = update("add", pool + TICKET, BACK)
             if left(ticket) > 0:
                 pieces = ticket >> PIECES_AT & FIELD
-                run_piece(pool + JOB, pieces - 1 - (ticket & FIELD))
+                piece = pieces - 1 - (ticket & FIELD)
+                run_piece(read_job(pool + JOB), piece, pieces)
                 update("add", pool + DONE, 1)
             spins = 0
         elif fetch(pool + STOPPED):
@@ -151,14 +167,12 @@ def _work(me: int) -> None:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def run_pieces(pool: int, fields: Any, threads: int) -> None:
-    """Run a job on at most so many threads, the calling one among them.
+def run_pieces(pool: int, job: Any, pieces: int, threads: int) -> None:
+    """Run a job in pieces on at most so many threads, the calling one among them.
 
-    Contract: fields = (kernel, x, w, b, o, g, plan, items, pieces), one call at a time.
+    Contract: job as in `run_piece`, one call at a time.
     """
-    job, pieces = pool + JOB, fields[8]
-    write(job, fields)
-    before = fetch(pool + DONE)
+    write(pool + JOB, job)
     put(pool + TICKET, threads - 1 << WORKERS_AT | pieces << PIECES_AT | FRONT)
     if fetch(pool + SLEEPERS):
         affinity.keep_off(word(pool + PLACES))
@@ -166,12 +180,14 @@ def run_pieces(pool: int, fields: Any, threads: int) -> None:
             call_c(word(pool + POST), (pool + SEMAPHORE,))
     own, piece = 0, 0
     while piece < pieces:
-        run_piece(job, piece)
+        run_piece(job, piece, pieces)
         own += 1
         ticket = update("add", pool + TICKET, FRONT)
         piece = ticket >> FRONT_AT & FIELD if left(ticket) > 0 else pieces
+    given = word(pool + GIVEN) + pieces - own
+    write(pool + GIVEN, (given,))
     spins = 0
-    while fetch(pool + DONE) - before < pieces - own:
+    while fetch(pool + DONE) < given:
         if spins < SPINS:
             pause()
             spins += 1

@@ -14,6 +14,14 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 RECORDS: dict[str, tuple[str, ...]] = {
+    "call": (
+        "kernel",  # its address and its plan's
+        "plan",
+        "carrier",  # what spreads it over threads (launch.py), into how many pieces,
+        "pieces",
+        "threads",  # and over how many
+        "taken",  # address of the word that tells whether the threads are taken
+    ),
     "plan": (
         "o_low",  # extent of the result round its data pointer, in bytes
         "o_high",
@@ -137,7 +145,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "bias_row",  # of the bias along the rows, 0: it lies along the columns
         "adds",  # 1: to what C holds
     ),
-    "program": ("clears", "steps"),  # how many of each follow
+    "program": ("taken", "clears", "steps"),  # as in a call; how many of each follow
     "clear": ("base", "skip", "bytes"),  # what becomes 0 before the steps
     "step": (
         "kernel",  # its address, its plan's, and how many shares it is worth
