@@ -198,7 +198,8 @@ def carrier(threads: int) -> int:
 
 
 # A launch costs 0.2 us with the threads awake, 1 us where their cores have no L3 in
-# common, 6 us after idling: a share below that gains nothing.  Rates are rough on purpose; they only decide how many to wake.
+# common, 6 us after idling: a share below that gains nothing.  Rates are rough on
+# purpose; they only decide how many to wake.
 SHARE_SECONDS = 1.5e-6
 FLOPS_PER_SECOND = 120e9
 BYTES_PER_SECOND = 60e9
