@@ -63,12 +63,12 @@ def test_threads_never_share_a_buffer():
 def test_what_is_kept_is_bounded():
     arrays = [memory.aligned_empty((k * SIZE,), np.float32) for k in range(1, 20)]
     for _ in range(2):
-        kept = [buffer.nbytes for buffer, _ in memory._kept]
+        kept = [buffer.nbytes for buffer, *_ in memory._kept]
         assert 0 < len(kept) <= memory.KEPT_BUFFERS
         assert 0 < sum(kept) <= memory.KEPT_BYTES
         arrays.clear()
     memory.aligned_empty((memory.KEPT_BYTES,), np.uint8)
-    assert [buffer.nbytes for buffer, _ in memory._kept] == kept
+    assert [buffer.nbytes for buffer, *_ in memory._kept] == kept
 
 
 def test_a_buffer_that_is_no_longer_kept_lasts_as_long_as_its_array():
