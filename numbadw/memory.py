@@ -96,17 +96,20 @@ def aligned_empty(
     if beside is not None:
         multiple = STEP
         offset = (address(beside) + STEP // 2 + LINE - 1 & -LINE) % STEP
+    array: npt.NDArray[Any]
     room = size + multiple + offset
     if not LEAST_KEPT <= room <= KEPT_BYTES:
         buffer = np.empty(room, np.uint8)
-        return np.ndarray(shape, dtype, buffer, -address(buffer) % multiple + offset)
+        array = np.ndarray(shape, dtype, buffer, -address(buffer) % multiple + offset)
+        return array
     buffer, start = _buffer(room)
     place = start + -start % multiple + offset
     # An object by address takes a quarter of the time of one that exports the buffer.
     lent: Any = (ctypes.c_char * size).from_address(place)
     lent.buffer = buffer
     _kept.append((buffer, start, weakref.ref(lent)))
-    return np.ndarray(shape, dtype, lent)
+    array = np.ndarray(shape, dtype, lent)
+    return array
 
 
 def require(shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:

@@ -294,6 +294,43 @@ def test_cold_start_is_measured_in_new_processes():
     assert times["further kernel, cached"] < times["further kernel, nothing cached"]
 
 
+@pytest.mark.parametrize(
+    ("times", "alone", "expected"),
+    [
+        ([30, 9], {"": 10.0}, 9.0),  # the pause helped
+        ([30, 40, 20, 5], {"": 10.0}, 20.0),  # not enough, and no fourth time
+        ([12], {"": 10.0}, 12.0),  # some longer than on one thread
+        ([30], {}, 30.0),  # which nobody measured
+    ],
+)
+def test_rows_in_which_all_peers_are_held_up_are_measured_again(
+    times, alone, expected, monkeypatch
+):
+    task = tasks.Task("layers", FORWARD, Workload("small", 1, 8, 8, 4, 3, 3))
+    ours, given = PASSES[FORWARD].ours, iter(times)
+
+    def measure(self, peers, budget, many):
+        taken = next(given)
+        return dict.fromkeys(ours, 1.0) | {"litert": float(taken)}, ()
+
+    monkeypatch.setattr(worker.Sittings, "measure", measure)
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "missing_peers", lambda *arguments: {})
+    events = []
+    known = {f"{FORWARD} {task.workload.id}": v for v in alone.values()}
+    job = worker.Job("cpu", 1, (task,), ("litert",), 1, 0.0, known)
+    worker.run_job(job, lambda name, value: events.append((name, value)))
+    (row,) = [value for name, value in events if name == "row"]
+    assert row["seconds"] == dict.fromkeys(ours, 1.0) | {"litert": expected}
+    assert (known == {}) or next(given, None) in (None, 5)
+
+
+def test_what_peers_take_alone_is_known_by_row():
+    one, two = make_row("a", litert=9, jax=7), make_row("a", threads=2, litert=5)
+    run = Run("", "", "cpu", {}, rows=[one, two, make_row("b")])
+    assert run.alone == {f"{FORWARD} {one.name}": 7e-6}
+
+
 def test_failed_process_tells_what_it_wrote():
     task = tasks.Task("layers", "sideways", Workload("small", 1, 8, 8, 4, 3, 3))
     job = worker.Job("cpu", 1, (task,), (), 1, 0.0)

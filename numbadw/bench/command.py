@@ -67,20 +67,19 @@ def _measure(arguments: argparse.Namespace, command: str) -> Run:
     say("; ".join(f"{name} {value}" for name, value in run.machine.items()))
     complete = (arguments.kind, arguments.batch, arguments.filter) == (None, None, "")
     seconds = target.seconds[arguments.full]
-    jobs = [
-        Job(
-            arguments.backend,
-            threads,
-            tuple(tasks),
-            tuple(arguments.peers),
-            arguments.rounds,
-            seconds / len(arguments.threads),
-        )
-        for threads in arguments.threads
-    ]
+    count = len(arguments.threads)
     try:
-        with Bar(len(tasks) * len(jobs)) as bar:
-            for job in jobs:
+        with Bar(len(tasks) * count) as bar:
+            for threads in sorted(arguments.threads):
+                job = Job(
+                    arguments.backend,
+                    threads,
+                    tuple(tasks),
+                    tuple(arguments.peers),
+                    arguments.rounds,
+                    seconds / count,
+                    run.alone,
+                )
                 _run_job(job, run, bar)
     except KeyboardInterrupt:
         progress("stopped; this is what was measured until then")

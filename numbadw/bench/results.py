@@ -116,6 +116,12 @@ class Run:
         """The groups measured, in the order of the report."""
         return list(dict.fromkeys(row.group for row in self.rows))
 
+    @property
+    def alone(self) -> dict[str, float]:
+        """Seconds of the fastest peer on one thread, by the pass and the row's name."""
+        rows = [row for row in self.rows if row.threads == 1 and row.best_peer]
+        return {f"{r.kind} {r.name}": min(r.peers.values()) for r in rows}
+
     def select(self, threads: int, group: str) -> list[Row]:
         """Give the rows of one group and thread count."""
         return [r for r in self.rows if (r.threads, r.group) == (threads, group)]
