@@ -17,8 +17,6 @@ import numpy.typing as npt
 from numbadw import activations, checks
 from numbadw.calls import Calls, as_given, exact
 from numbadw.dispatch import (
-    ARRAYS,
-    DONE,
     NOTHING,
     OVERLAP,
     OVERLAPS,
@@ -253,11 +251,11 @@ class Prepared:
     """A plan bound to a kernel and a bias, which are read in place at each call.
 
     Calling it takes inputs, and `out` or None, of the shapes, strides and dtypes it was
-    prepared for.  `attempt(inputs, out)` takes any two NumPy arrays, runs if they are
-    of that kind and fine, and tells whether it ran.
+    prepared for.  `bound` is its run, kernel and bias: with ARRAYS as the check a run
+    takes any two NumPy arrays, and tells whether they are of that kind and fine.
     """
 
-    __slots__ = ("_all", "attempt")
+    __slots__ = ("_result", "bound")
 
     def __init__(
         self,
@@ -267,17 +265,14 @@ class Prepared:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
     ) -> None:
-        self._all = run, kernel, bias, shape, dtype
-
-        def attempt(x: Array, out: Array) -> bool:
-            return run(x, kernel, bias, out, ARRAYS) == DONE
-
-        self.attempt = attempt
+        self.bound = run, kernel, bias
+        self._result = shape, dtype
 
     def __call__(self, x: Array, out: Array | None) -> Array:
         """Run, into a new array where `out` is None."""
-        run, kernel, bias, shape, dtype = self._all
+        run, kernel, bias = self.bound
         if out is None:
+            shape, dtype = self._result
             result = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=x)
             run(x, kernel, bias, result, NOTHING)
             return result

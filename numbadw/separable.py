@@ -141,9 +141,9 @@ class PreparedSeparable:
     def __init__(self, call: _Call, checked: Arrays) -> None:
         self._call, self._weights = call, checked[1:]
 
-    def attempt(self, x: Array, out: Array) -> bool:
-        """Tell that the arrays must be looked at before a run."""
-        return False
+    @property
+    def bound(self) -> None:
+        """Give nothing: the arrays must be looked at before a run."""
 
     def __call__(self, x: Array, out: Array | None) -> Array:
         """Run on inputs, and `out` or None, of the kinds it was prepared for."""

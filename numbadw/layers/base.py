@@ -7,14 +7,15 @@ is a dictionary lookup and the plan's call.
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+from numpy import ndarray
 
 from numbadw import checks
-from numbadw.dispatch import cast_on_device, on_device
+from numbadw.dispatch import ARRAYS, Run, cast_on_device, on_device
 from numbadw.geometry import AxisPadding, Padding, output_size
 from numbadw.layers import arguments, initializers
 from numbadw.layers.training import Trainable
@@ -22,6 +23,7 @@ from numbadw.memory import weights_copy, weights_empty
 
 Array = npt.NDArray[Any]
 Sizes = tuple[int | None, ...]
+Bound = tuple[Run, Array, Array | None]
 Made = TypeVar("Made", bound="ConvLayer")
 
 # Plans a layer keeps; more kinds of arrays than this start over.
@@ -36,8 +38,8 @@ class Prepared(Protocol):
     """A plan bound to a layer's weights; see `functional.Prepared`."""
 
     @property
-    def attempt(self) -> Callable[[Array, Array], bool]:
-        """Run on any two arrays if they are of the right kinds, and tell."""
+    def bound(self) -> Bound | None:
+        """Give what tells by itself whether two arrays are of the right kinds."""
 
     def __call__(self, x: Array, out: Array | None) -> Array:
         """Run on arrays of the kinds it was prepared for."""
@@ -101,7 +103,7 @@ class ConvLayer(Trainable):
         self.backend = checks.backend(backend)
         self.seed = None if seed is None else checks.integer(seed, "seed", 0)
         self._runs: dict[tuple[Any, ...], Prepared] = {}
-        self._attempt: Callable[[Array, Array], bool] | None = None
+        self._last: Bound | None = None
 
     def __init_subclass__(cls) -> None:
         """Note the constructor's arguments: they are the keys of the configuration."""
@@ -132,12 +134,14 @@ class ConvLayer(Trainable):
         ndarray
             New array of the layer's dtype, or `out` when given.
         """
-        if type(inputs) is np.ndarray:
-            if type(out) is np.ndarray:
+        if type(inputs) is ndarray:
+            if type(out) is ndarray:
                 # The plan of the last such call tells by itself whether it fits.
-                attempt = self._attempt
-                if attempt is not None and attempt(inputs, out):
-                    return out
+                last = self._last
+                if last is not None:
+                    bound, kernel, bias = last
+                    if not bound(inputs, kernel, bias, out, ARRAYS):  # done
+                        return out
                 run = self._runs.get(
                     (
                         inputs.shape,
@@ -149,7 +153,7 @@ class ConvLayer(Trainable):
                     )
                 )
                 if run is not None:
-                    self._attempt = run.attempt
+                    self._last = run.bound
                     return run(inputs, out)
             elif out is None:
                 run = self._runs.get((inputs.shape, inputs.strides, inputs.dtype))
@@ -291,7 +295,7 @@ class ConvLayer(Trainable):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the plans behind: they are bound to this layer's memory."""
-        return {**vars(self), "_runs": {}, "_attempt": None}
+        return {**vars(self), "_runs": {}, "_last": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the configuration, and the weights into aligned memory of our own."""
