@@ -26,7 +26,15 @@ from numba.extending import intrinsic, register_jitable
 from numbadw import jit, threads
 from numbadw.cpu import pool
 from numbadw.cpu.atomics import put, update
-from numbadw.cpu.objects import OBJECT, check_struct, data, is_like, writeable
+from numbadw.cpu.objects import (
+    FLAGS,
+    OBJECT,
+    WRITEABLE,
+    check_struct,
+    data,
+    is_like,
+    where,
+)
 from numbadw.cpu.plan import Plan
 from numbadw.cpu.pool import read_job, run_piece
 from numbadw.cpu.records import get, word
@@ -84,17 +92,20 @@ def parallel_for(typingctx: Any, share: Any, job: Any, chunks: Any) -> Any:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _status(x: Any, w: Any, b: Any, o: Any, plan: int, check: int) -> int:
-    """Tell whether the kernel may run: writable result, no possible overlap."""
+def _status(x: int, o: int, places: Any, plan: int, check: int) -> int:
+    """Tell whether the kernel may run: writable result, no possible overlap.
+
+    `x` and `o` are the arrays' addresses, `places` those of all data.
+    """
     if check == ARRAYS:
         sizes, dtype = plan + get(plan, "plan.sizes_at"), get(plan, "plan.dtype")
         if not is_like(x, sizes, dtype) or not is_like(o, sizes + 64, dtype):
             return UNKNOWN
-    if not writeable(o):
+    if not word(o + FLAGS) & WRITEABLE:
         return READ_ONLY
     if check == NOTHING:
         return DONE
-    xa, wa, ba, oa = data(x), data(w), data(b), data(o)
+    xa, wa, ba, oa = places
     low, high = oa + get(plan, "plan.o_low"), oa + get(plan, "plan.o_high")
     if xa + get(plan, "plan.x_low") < high and low < xa + get(plan, "plan.x_high"):
         return OVERLAPS
@@ -108,10 +119,10 @@ def _status(x: Any, w: Any, b: Any, o: Any, plan: int, check: int) -> int:
 def _serial(x: Any, w: Any, b: Any, o: Any, call: Any, check: int) -> int:
     at = data(call)
     plan = get(at, "call.plan")
-    status = _status(x, w, b, o, plan, check)
+    places = (data(x), data(w), data(b), data(o))
+    status = _status(where(x), where(o), places, plan, check)
     if status == DONE:
-        job = (get(at, "call.kernel"), data(x), data(w), data(b), data(o), 0, plan)
-        run_piece(job, 0, 1)
+        run_piece((get(at, "call.kernel"), *places, 0, plan), 0, 1)
     return status
 
 
@@ -140,10 +151,11 @@ spread = pool.run_pieces if LAYER == "own" else run_chunks
 def _parallel(x: Any, w: Any, b: Any, o: Any, call: Any, check: int) -> int:
     at = data(call)
     plan = get(at, "call.plan")
-    status = _status(x, w, b, o, plan, check)
+    places = (data(x), data(w), data(b), data(o))
+    status = _status(where(x), where(o), places, plan, check)
     if status == DONE:
-        kernel, taken = get(at, "call.kernel"), get(at, "call.taken")
-        job = (kernel, data(x), data(w), data(b), data(o), 0, plan)
+        job = (get(at, "call.kernel"), *places, 0, plan)
+        taken = get(at, "call.taken")
         if update("xchg", taken, 1):
             run_piece(job, 0, 1)
         else:

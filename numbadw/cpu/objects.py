@@ -34,8 +34,8 @@ _NDIM = _HEADER + 8
 _SHAPE = _HEADER + 16
 _STRIDES = _HEADER + 24
 _DTYPE = _HEADER + 40
-_FLAGS = _HEADER + 48
-_WRITEABLE = 0x0400
+FLAGS = _HEADER + 48
+WRITEABLE = 0x0400
 
 
 class _Object(types.Type):  # type: ignore[misc]
@@ -63,7 +63,7 @@ def _unbox(kind: Any, value: Any, c: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _where(typingctx: Any, thing: Any) -> Any:
+def where(typingctx: Any, thing: Any) -> Any:
     """Return the address of an object, 0 for None."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -72,26 +72,31 @@ def _where(typingctx: Any, thing: Any) -> Any:
     return types.int64(thing), codegen
 
 
-@register_jitable  # type: ignore[untyped-decorator]
-def data(array: Any) -> int:
+@intrinsic  # type: ignore[untyped-decorator]
+def data(typingctx: Any, array: Any) -> Any:
     """Return where an array's data lies, 0 for None."""
-    at = _where(array)
-    return word(at + _DATA) if at else 0
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zero = ir.Constant(I64, 0)
+        before, there = builder.block, builder.icmp_unsigned("!=", args[0], zero)
+        with builder.if_then(there):
+            at = builder.add(args[0], ir.Constant(I64, _DATA))
+            place = builder.load(builder.inttoptr(at, ir.PointerType()), typ=I64)
+            inside = builder.block
+        phi = builder.phi(I64)
+        phi.add_incoming(zero, before)
+        phi.add_incoming(place, inside)
+        return phi
+
+    return types.int64(array), codegen
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def writeable(array: Any) -> bool:
-    """Tell whether an array may be written."""
-    return word(_where(array) + _FLAGS) & _WRITEABLE != 0
+def is_like(at: int, sizes: int, dtype: int) -> bool:
+    """Tell whether the array at an address has these sizes, steps and dtype object.
 
-
-@register_jitable  # type: ignore[untyped-decorator]
-def is_like(array: Any, sizes: int, dtype: int) -> bool:
-    """Tell whether an array has the four sizes, the four steps and the dtype object.
-
-    Contract: `sizes` is the address of the sizes, the steps follow.
+    Contract: `sizes` is the address of the four sizes, the steps follow.
     """
-    at = _where(array)
     same = (word(at + _NDIM) & 0xFFFFFFFF) == 4 and word(at + _DTYPE) == dtype
     return (
         same
@@ -114,7 +119,7 @@ def check_struct() -> None:
         and at(_NDIM, ctypes.c_int) == array.ndim
         and (shape, steps) == (array.shape, array.strides)
         and at(_DTYPE) == id(array.dtype)
-        and at(_FLAGS, ctypes.c_int) & _WRITEABLE
+        and at(FLAGS, ctypes.c_int) & WRITEABLE
     )
     if not right:
         msg = "numbadw needs CPython and NumPy's documented array struct"
