@@ -95,7 +95,7 @@ def _run_spread(carrier: int, job: Any, shares: int, threads: int) -> None:
     if count == 1:
         run_piece(job, 0, 1)
     else:
-        launch.spread(carrier, job, min(shares, launch.PIECES * threads), count)
+        launch.spread(carrier, job, launch.piece_count(shares, threads), count)
 
 
 CLEAR_BYTES, STEP_BYTES, HEAD_BYTES = (size(r) for r in ("clear", "step", "program"))

@@ -215,14 +215,22 @@ def carrier(threads: int) -> int:
 SHARE_SECONDS = 1.5e-6
 FLOPS_PER_SECOND = 120e9
 BYTES_PER_SECOND = 60e9
-# Pieces for each thread to take: enough for one to help another that is held up.
-PIECES = 2
+# Pieces for each thread to take: enough for one to help another that is held up; one
+# where a thread has fewer than so many shares, as to take a piece costs 0.1 us.
+PIECES, FEW_SHARES = 2, 6
 
 
 def shares(flops: int, touched: int, items: int) -> int:
     """Return into how many parallel shares a problem is worth splitting."""
     seconds = max(flops / FLOPS_PER_SECOND, touched / BYTES_PER_SECOND)
     return max(1, min(items, int(seconds / SHARE_SECONDS)))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def piece_count(shares: int, threads: int) -> int:
+    """Return into how many pieces to cut what so many threads share."""
+    each = PIECES if shares >= FEW_SHARES * threads else 1
+    return min(shares, each * threads)
 
 
 def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
@@ -261,7 +269,7 @@ def bind(kernel: int, plan: Plan, flops: int, touched: int) -> Run:
             return run_serial(x, w, b, o, check)
         if limit != many:
             parallel, count = parallel_driver().call, min(most, limit)
-            call = record(carrier(count), min(most, PIECES * limit), count)
+            call = record(carrier(count), piece_count(most, limit), count)
             many = limit  # last: other threads and Ctrl-C may come between
         return parallel(x, w, b, o, call, check)  # type: ignore[no-any-return]
 
