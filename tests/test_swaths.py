@@ -140,6 +140,19 @@ def test_threads_share_strips_and_rows_from_memory(rng, plan_for):
             check(case, rng)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_threads_share_a_single_strip_by_rows(n, rng):
+    case = Case(9, 4, 33 * lanes() + 1, n=n, kernel=(2, 2))
+    plan = case.plan().integers
+    names = ("strips", "rows", "row_span", "group_span", "groups")
+    strips, rows, *spans, groups = (plan[index(f"plan.{name}")] for name in names)
+    assert (strips, rows) == (1, 2 if n == 1 else 1)
+    assert spans == [groups, 1]
+    for count in (1, 2):
+        with ndw.num_threads(count):
+            check(case, rng)
+
+
 @FEW
 def test_one_kernel_for_all_images():
     strided = Case(200, 200, 4 * lanes(), strides=(2, 2))

@@ -1,10 +1,9 @@
 """The planner of the forward pass: geometry and strides in, a `Plan` out.
 
-few channels, lanes along the row           -> flat feed
-pixels are neighbours and rows are long     -> flat feed, one plane at a time
-channels are neighbours                     -> direct feed, but for wide kernels
-                                               where a line holds two vectors
-anything else                               -> packed feed
+few channels, lanes along the row        -> flat feed
+pixels are neighbours and rows are long  -> flat feed, one plane at a time
+channels are neighbours                  -> direct feed (two vectors a line: no wide)
+anything else                            -> packed feed
 """
 
 from __future__ import annotations
@@ -27,23 +26,22 @@ LIGHT_TAPS = 4
 IDLE_SHARE = 0.6
 # Bytes of packed rows that a block of rows may take: a quarter of a usual L2.
 PACKED_BYTES = 256 * 1024
-# Lane vectors of a work item: few enough for L1 to keep the rows they share.  All forms
-# but the block tile lose nothing by more, and take as many items together as are in one
-# piece (14x14x576 3x3 on one Zen 5 core 11.2 -> 10.6 us).
+# Lane vectors of a work item: few enough for L1 to keep the rows they share.  All tiles
+# but the block lose nothing by more, and take all items of a piece together.
 GROUP = 8
 # Output rows of a work item, most and least: more gains nothing, fewer cost restarts,
 # and where some have fewer than others one thread waits for the other (see `row_count`;
 # 28x28x240 5x5 on two Zen 5 cores 23.7 -> 20.3 us, 14x14x384 7x7 15.9 -> 14.0).  In
 # arrays too large for the caches (request.py) the tile asks for the inputs of the next
-# item's rows: it jumps too much for the hardware prefetchers.  Batch 16 of 112x112x32
-# 3x3 on one Zen 5 core: 3.6 ms without, 0.8 to 1.2 with.
+# item's rows: it jumps too much for prefetchers.  Batch 16 of 112x112x32 3x3 on one
+# Zen 5 core: 3.6 ms without, 0.8 to 1.2 with.
 ROWS_HEIGHT = 16
 LEAST_HEIGHT = 8
 LARGE_ROWS = 4
 LARGE_GROUP = 16
 # Outputs and lane vectors of a work item of a sequence, and strips to ask for ahead in
-# large ones: what comes next lies beside it, so items may be larger.  1x4096x2048 of
-# width 4 on one Zen 5 core: 2.1 ms as an image of one row, 1.5 to 1.7 so.
+# large ones: what comes next lies beside it.  1x4096x2048 of width 4 on one Zen 5 core:
+# 2.1 ms as an image of one row, 1.5 to 1.7 so.
 RUN_COLUMNS = 56
 RUN_GROUP = 128
 RUN_AHEAD = 4
@@ -229,10 +227,10 @@ def even(count: int, most: int) -> int:
 class Walk(NamedTuple):
     """How the direct feed goes through the outputs of an image.
 
-    `order` nests the loops over work items, the outermost first: threads get parts of
-    that.  By strips they go side by side to the image's end; by rows one ends where
-    another began, and hardware prefetchers go on to lines which that one writes: on two
-    Zen 5 cores 28x28x192 3x3 8.0 -> 7.0 us, 19.6 -> 8.7 if each has an L3 of its own.
+    `order` nests the loops over work items, outermost first: threads get parts of it.
+    By strips they go side by side to the image's end; by rows prefetchers go on from
+    one to lines of the next: 28x28x192 3x3 on two Zen 5 cores 8.0 -> 7.0 us, 19.6 ->
+    8.7 if each has an L3 of its own.
     """
 
     rows: Table
@@ -256,8 +254,7 @@ class Walk(NamedTuple):
 def row_count(r: Request, pieces: int) -> int:
     """Return how many blocks of rows an image has, all of about the same height.
 
-    Of unequal ones one thread gets the higher.  More where an image has but few pieces
-    in each.
+    Of unequal ones one thread gets the higher.  More where each has but few pieces.
     """
     oh = r.g.oh
     heights = range(LEAST_HEIGHT, ROWS_HEIGHT + 1, 2)
@@ -267,20 +264,23 @@ def row_count(r: Request, pieces: int) -> int:
     return max(blocks, min(few, -(-oh // LEAST_HEIGHT)))
 
 
-def walk_rows(r: Request, strips: Table, lanes: int, together: int) -> Walk:
-    """Go down the rows of an image, a few of a strip at a time."""
+def walk_rows(r: Request, tile: Tile, strips: Table, lanes: int, together: int) -> Walk:
+    """Go down the rows of an image, a few of a strip at a time.
+
+    Threads share a single strip by rows: by lanes they would meet in every pixel.  Two
+    Zen 5 cores, each with an L3 of its own: 7x7x1152 3x3 5.8 -> 3.9 us.
+    """
     far = r.far and r.g.h > 1
+    one = r.g.n == len(strips) == 1 and tile.form == "block" and r.g.oh > together
     blocks = -(-r.g.oh // LARGE_ROWS) if far else row_count(r, len(strips) * lanes)
-    rows = r.row_table(blocks, together)
+    rows = r.row_table(max(blocks, 1 + one), together)
     group = even(lanes, LARGE_GROUP if far else GROUP) if fold(r) else lanes
     outer = r.g.n * len(rows) * len(strips)
     while group > 1 and fold(r) and outer * -(-lanes // group) < ITEMS:
         group //= 2
-    steps = r.fields["x_h"], r.fields["o_h"]
-    if far:
-        down = "row", "strip", "group"
-        return Walk(rows, len(strips), group, LARGE_ROWS, *steps, down)
-    return Walk(rows, len(strips), group, 0, *steps)
+    steps = far * LARGE_ROWS, r.fields["x_h"], r.fields["o_h"]
+    walk = Walk(rows, len(strips), group, *steps)
+    return walk._replace(order=("row", "strip", "group")) if far or one else walk
 
 
 def walk_down(r: Request, strips: Table, lanes: int) -> Walk:
@@ -345,7 +345,7 @@ def plan_direct(
     elif one_row(r):
         walk = walk_along(r, strips, len(lanes), used[0].width)
     else:
-        walk = walk_rows(r, strips, len(lanes), together)
+        walk = walk_rows(r, used[0], strips, len(lanes), together)
     groups = -(-len(lanes) // walk.group)
     spans = walk.spans(groups)
     full = r.fold == 1 and all(lane[3] % r.lanes == 0 for lane in lanes)
