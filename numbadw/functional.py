@@ -30,7 +30,7 @@ from numbadw.dispatch import (
     require_device,
 )
 from numbadw.geometry import Geometry, make_geometry
-from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
+from numbadw.memory import Maker, dense_strides, maker, require
 
 Array = npt.NDArray[Any]
 
@@ -60,7 +60,7 @@ IMAGES = Rank(
     bind_gradients,
     operator.attrgetter("output_shape"),
 )
-_calls: Calls[tuple[Run, tuple[int, ...], np.dtype[Any]]] = Calls()
+_calls: Calls[tuple[Run, Maker]] = Calls()
 _SIMPLE = (str, int)  # what paddings usually are
 
 
@@ -179,9 +179,9 @@ def convolve(
     known = options if usual else canonical(rank, options)
     call = _calls.find(known, inputs, kernel, bias, out)
     if call is not None:
-        run, shape, dtype = call
+        run, make = call
         if out is None:
-            result = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=inputs)
+            result = make(inputs)
             run(inputs, kernel, bias, result, NOTHING)
             return result
         status = run(inputs, kernel, bias, out, OVERLAP)
@@ -193,9 +193,10 @@ def convolve(
         result = device_functions().forward(rank, arguments, options[:5], stream)
         return cast(Array, result)
     run, shape, x, w, b, o = _check(rank, inputs, kernel, bias, out, options)
-    result = aligned_empty(shape, x.dtype, beside=x) if o is None else o
+    make = maker(shape, x.dtype)
+    result = make(x) if o is None else o
     run(x, w, b, result, NOTHING)
-    _calls.keep((run, shape, x.dtype), known, (inputs, kernel, bias, out), (x, w, b, o))
+    _calls.keep((run, make), known, (inputs, kernel, bias, out), (x, w, b, o))
     return result if out is None else out
 
 
@@ -255,7 +256,7 @@ class Prepared:
     takes any two NumPy arrays, and tells whether they are of that kind and fine.
     """
 
-    __slots__ = ("_result", "bound")
+    __slots__ = ("_make", "bound")
 
     def __init__(
         self,
@@ -266,14 +267,13 @@ class Prepared:
         dtype: np.dtype[Any],
     ) -> None:
         self.bound = run, kernel, bias
-        self._result = shape, dtype
+        self._make = maker(shape, dtype)
 
     def __call__(self, x: Array, out: Array | None) -> Array:
         """Run, into a new array where `out` is None."""
         run, kernel, bias = self.bound
         if out is None:
-            shape, dtype = self._result
-            result = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=x)
+            result = self._make(x)
             run(x, kernel, bias, result, NOTHING)
             return result
         status = run(x, kernel, bias, out, OVERLAP)

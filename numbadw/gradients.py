@@ -16,8 +16,7 @@ from numbadw import activations, checks, dispatch
 from numbadw.calls import SHAPES, Calls, aligned
 from numbadw.dispatch import GradientRun, choose_backend
 from numbadw.functional import IMAGES, Options, Rank, canonical, device_functions
-from numbadw.geometry import Geometry
-from numbadw.memory import SMALL_BYTES, aligned_empty, dense_strides, require
+from numbadw.memory import Maker, dense_strides, maker, require
 
 Array = npt.NDArray[Any]
 # inputs, kernel, bias, grad and out, as given or as checked.
@@ -30,8 +29,10 @@ class _Call(NamedTuple):
     """A checked call: what runs it and what it takes."""
 
     run: GradientRun
-    geometry: Geometry
     dtype: np.dtype[Any]
+    x_grad: Maker
+    w_grad: Maker
+    b_grad: Maker
 
 
 _calls: Calls[_Call] = Calls()
@@ -297,26 +298,20 @@ def gradients(
 
 def _run(wanted: str, call: _Call, arrays: Arrays) -> Results:
     """Run a checked call, into new arrays where there is no out."""
-    (x, w, b, g, out), (run, geometry, dtype) = arrays, call
+    (x, w, b, g, out), run = arrays, call.run
     if wanted == "input":
-        x_grad = out
-        if out is None:
-            shape = geometry.input_shape
-            x_grad = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=g)
+        x_grad = call.x_grad(g) if out is None else out
         run(x, w, b, g, x_grad, None, None)
         return x_grad, None, None
     # An out that does not serve the sums has them copied to it.
     direct = out is not None and out.flags.carray
-    size = geometry.kernel_shape
-    w_grad = out if direct else aligned_empty(size, dtype, small=SMALL_BYTES)
+    w_grad = out if direct else call.w_grad(None)
     if wanted == "kernel":
         run(x, w, b, g, None, w_grad, None)
         if out is not None and not direct:
             out[...] = w_grad
         return None, w_grad, None
-    shape = geometry.input_shape
-    x_grad = aligned_empty(shape, dtype, small=SMALL_BYTES, beside=g)
-    b_grad = aligned_empty((geometry.out_channels,), dtype, small=SMALL_BYTES)
+    x_grad, b_grad = call.x_grad(g), call.b_grad(None)
     run(x, w, b, g, x_grad, w_grad, b_grad)
     return x_grad, w_grad, b_grad
 
@@ -372,7 +367,8 @@ def _check(
         parameter,
         wanted,
     )
-    return _Call(run, geometry, dtype), (x, w, b, g, o)
+    shapes = geometry.input_shape, geometry.kernel_shape, (geometry.out_channels,)
+    return _Call(run, dtype, *(maker(each, dtype) for each in shapes)), (x, w, b, g, o)
 
 
 def _check_out(given: Arrays, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

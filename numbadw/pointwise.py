@@ -23,15 +23,17 @@ from numbadw.dispatch import (
 from numbadw.functional import settle
 from numbadw.memory import (
     SMALL_BYTES,
+    Maker,
     aligned_copy,
     aligned_empty,
     dense_strides,
+    maker,
     require,
 )
 
 Array = npt.NDArray[Any]
 
-Call = tuple[Run, tuple[int, ...], tuple[int, int]]
+Call = tuple[Run, Maker, tuple[int, int]]  # and the kernel's shape as a matrix
 _calls: Calls[Call] = Calls()
 
 
@@ -104,9 +106,9 @@ def pointwise_conv2d(
         _calls.keep(call, options, arrays, (x, w, b, out))
     else:
         x, w, b = inputs, kernel.reshape(call[2]), bias
-    run, shape, _ = call
+    run, make, _ = call
     if out is None:
-        out = aligned_empty(shape, x.dtype, small=SMALL_BYTES)
+        out = make(None)
         run(x, w, b, out, NOTHING)
         return out
     status = run(x, w, b, out, OVERLAP)
@@ -140,7 +142,7 @@ def _check(
             out, shape, x.dtype, inputs=inputs, kernel=kernel, bias=bias
         ).strides
     run = bind_pointwise(target, geometry, x.dtype, x.strides, strides, name, parameter)
-    return (run, shape, (geometry.c, geometry.f)), (x, w, b)
+    return (run, maker(shape, x.dtype), (geometry.c, geometry.f)), (x, w, b)
 
 
 def pointwise_conv2d_grad(
