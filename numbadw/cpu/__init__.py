@@ -2,10 +2,11 @@
 
 Read in this order: `strip.py`, `tile.py` and `swath.py` (know registers), `forward.py`
 (knows memory), `plan_tiles.py`, `plan_forward.py` and `plan_flat.py` (know numbers),
-`launch.py` and `pool.py` (know threads).  The gradients: `backward.py` (which kernels
-in which order), then `transposed.py` and `plan_input_grad.py`, `taps.py`,
-`taps_swath.py`, `kernel_grad.py` and `plan_kernel_grad.py`.  1x1 convolutions:
-`multiply.py` (registers), `pointwise.py` (memory), `plan_pointwise.py` (numbers).
+`launch.py`, `objects.py` and `pool.py` (know threads).  The gradients: `backward.py`
+(which kernels in which order), then `transposed.py` and `plan_input_grad.py`,
+`taps.py`, `taps_swath.py`, `kernel_grad.py` and `plan_kernel_grad.py`.  1x1
+convolutions: `multiply.py` (registers), `pointwise.py` (memory), `plan_pointwise.py`
+(numbers).
 """
 
 from __future__ import annotations
