@@ -19,6 +19,7 @@ def fresh():
 
 
 def test_a_dropped_buffer_serves_again():
+    memory._kept.clear()  # of other tests, which would serve before
     first = fresh()
     place = memory.address(first)
     del first
@@ -89,6 +90,7 @@ def test_a_buffer_that_is_no_longer_kept_lasts_as_long_as_its_array():
 
 @pytest.mark.parametrize("end", ["view", "base", "cycle"])
 def test_a_loan_ends_with_the_last_reference_of_any_kind(end):
+    memory._kept.clear()
     array = fresh()
     place, last = memory.address(array), None
     if end == "view":
