@@ -31,7 +31,7 @@ STEP = 2048
 WEIGHTS_AT = STEP // 4
 # Below this a vector that straddles two lines costs less than aligning (0.5 us).
 SMALL_BYTES = 16 * 1024
-_DATA = object.__basicsize__  # the data pointer follows the object header
+DATA = object.__basicsize__  # the data pointer follows the object header
 _pointer_at = ctypes.c_void_p.from_address
 Maker = Callable[[npt.NDArray[Any] | None], npt.NDArray[Any]]
 
@@ -136,7 +136,7 @@ def require(shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
 
 def address(array: npt.NDArray[Any]) -> int:
     """Return the address of an array's first element (`array.ctypes` takes 0.7 us)."""
-    return _pointer_at(id(array) + _DATA).value or 0
+    return _pointer_at(id(array) + DATA).value or 0
 
 
 def weights_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -24,17 +24,16 @@ from numba.extending import (
 )
 
 from numbadw.cpu.records import equal, word
+from numbadw.memory import DATA
 
 I64 = ir.IntType(64)
 # Offsets in NumPy's public PyArrayObject_fields, fixed by its C interface: header,
-# data, nd, dimensions, strides, base, descr, flags.
-_HEADER = object.__basicsize__
-_DATA = _HEADER
-_NDIM = _HEADER + 8
-_SHAPE = _HEADER + 16
-_STRIDES = _HEADER + 24
-_DTYPE = _HEADER + 40
-FLAGS = _HEADER + 48
+# data (memory.py), nd, dimensions, strides, base, descr, flags.
+_NDIM = DATA + 8
+_SHAPE = DATA + 16
+_STRIDES = DATA + 24
+_DTYPE = DATA + 40
+FLAGS = DATA + 48
 WRITEABLE = 0x0400
 
 
@@ -80,7 +79,7 @@ def data(typingctx: Any, array: Any) -> Any:
         zero = ir.Constant(I64, 0)
         before, there = builder.block, builder.icmp_unsigned("!=", args[0], zero)
         with builder.if_then(there):
-            at = builder.add(args[0], ir.Constant(I64, _DATA))
+            at = builder.add(args[0], ir.Constant(I64, DATA))
             place = builder.load(builder.inttoptr(at, ir.PointerType()), typ=I64)
             inside = builder.block
         phi = builder.phi(I64)
@@ -115,7 +114,7 @@ def check_struct() -> None:
     shape = tuple((ctypes.c_int64 * 2).from_address(at(_SHAPE)))
     steps = tuple((ctypes.c_int64 * 2).from_address(at(_STRIDES)))
     right = (
-        at(_DATA) == array.ctypes.data
+        at(DATA) == array.ctypes.data
         and at(_NDIM, ctypes.c_int) == array.ndim
         and (shape, steps) == (array.shape, array.strides)
         and at(_DTYPE) == id(array.dtype)
