@@ -92,7 +92,7 @@ class Run:
     """Everything that one run of the benchmark found out.
 
     `waited` is the share of its time that the measuring thread waited for a core while
-    other programs had it, the worst of the thread counts; `notes` say what was checked
+    another thread had it, the worst of the thread counts; `notes` say what was checked
     before anything was timed.
     """
 

@@ -80,13 +80,13 @@ def count(threads: int) -> str:
 
 
 def disturbance(run: Run) -> str:
-    """Write a warning where other programs kept this one waiting, else nothing."""
+    """Write a warning where others kept the measuring thread waiting, else nothing."""
     if run.waited <= DISTURBED:
         return ""
     return (
         f"Disturbed: {run.waited:.0%} of its time the measuring thread waited for a "
-        "core that other programs had; times are too long, most of all of libraries "
-        "whose threads wait for each other."
+        "core that other programs or the peers' own threads had; times may be too "
+        "long, most of all of libraries whose threads wait for each other."
     )
 
 
