@@ -12,8 +12,9 @@ from thread_cases import LAYERS, MOST, forking, run_child, several
 from views import every_other
 
 import numbadw as ndw
-from numbadw import threads
-from numbadw.cpu import jobs, launch
+from numbadw import dispatch, gradients, threads
+from numbadw.cpu import backward, jobs, launch, pairs
+from numbadw.cpu.caches import Caches
 
 pytestmark = pytest.mark.usefixtures("all_threads")
 VECTOR = lanes()
@@ -92,6 +93,42 @@ def test_the_same_bits_for_any_number_of_threads(name, rng, monkeypatch):
         launches.clear()
 
 
+@pytest.fixture
+def tiny_caches(monkeypatch):
+    """Plan as if the caches held nothing."""
+    monkeypatch.setattr(backward, "caches", lambda: Caches(last=1))
+    forget()
+    yield
+    forget()
+
+
+def forget():
+    """Let the next calls make plans of their own."""
+    dispatch.bind_gradients.cache_clear()
+    gradients._calls.clear()
+
+
+JOINED = ("direct", "stride 2", "stride 3", "float64")
+
+
+@several
+@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_both_gradients_as_one_job(name, activation, rng, monkeypatch, request):
+    case = LARGE[name]
+    arrays = draw(case, rng)
+    with ndw.num_threads(1):
+        apart = call(case, arrays, activation)
+    request.getfixturevalue("tiny_caches")
+    made = []
+    real = pairs.pair_kernel
+    monkeypatch.setattr(pairs, "pair_kernel", lambda: made.append(1) or real())
+    for n in range(1, MOST + 1):
+        with ndw.num_threads(n):
+            assert same(call(case, arrays, activation), apart), n
+    assert made
+
+
 @several
 @pytest.mark.parametrize("name", ["direct", "few channels", "multiplier 2"])
 def test_views_give_the_same_bits(name, rng):
@@ -155,6 +192,9 @@ PROCESS = """
 import os, threading
 import numpy as np
 import numbadw as ndw
+from numbadw.cpu import backward
+from numbadw.cpu.caches import Caches
+backward.caches = lambda: Caches(last=1)  # both gradients as one job
 rng = np.random.default_rng(0)
 x = rng.standard_normal((2, 56, 57, 64)).astype("f4")
 k = rng.standard_normal((3, 3, 64, 1)).astype("f4")

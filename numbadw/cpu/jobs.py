@@ -11,6 +11,7 @@ one compiled call runs it.
             for piece in range(pieces):                  # whichever thread is free
                 kernel(x, w, b, o, g, plan, items * piece // pieces, ...)
 
+A step may be joined with the next, as pairs.py says; one thread runs both in turn.
 Arrays come as objects.py says.
 """
 
@@ -26,7 +27,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic, register_jitable
 
 from numbadw import jit, threads
-from numbadw.cpu import launch
+from numbadw.cpu import launch, pairs
 from numbadw.cpu.atomics import put, update
 from numbadw.cpu.kernels import kernel_address
 from numbadw.cpu.objects import OBJECT, data
@@ -52,10 +53,11 @@ class Job(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A job, and where its five addresses (x, w, b, o, g) are."""
+    """A job, where its five addresses (x, w, b, o, g) are, and if the next joins it."""
 
     job: Job
     places: tuple[Place, Place, Place, Place, Place]
+    joined: bool = False
 
 
 def make_job(plan: Plan, flops: int, touched: int) -> Job:
@@ -85,17 +87,26 @@ def _place(bases: Any, name: int, skip: int) -> int:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _run_alone(carrier: int, job: Any, shares: int, threads: int) -> None:
-    run_piece(job, 0, 1)
+def _run_alone(
+    carrier: int, pair: int, count: int, kernel: int, shares: int, threads: int
+) -> None:
+    for number in range(count):
+        run_piece(pairs.held(pair, number), 0, 1)
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _run_spread(carrier: int, job: Any, shares: int, threads: int) -> None:
-    count = min(shares, threads)
-    if count == 1:
-        run_piece(job, 0, 1)
+def _run_spread(
+    carrier: int, pair: int, count: int, kernel: int, shares: int, threads: int
+) -> None:
+    many = min(shares, threads)
+    if many == 1:
+        _run_alone(carrier, pair, count, kernel, shares, threads)
+    elif count == 1:
+        pieces = launch.piece_count(shares, threads)
+        launch.spread(carrier, pairs.held(pair, 0), pieces, many)
     else:
-        launch.spread(carrier, job, launch.piece_count(shares, threads), count)
+        items = pairs.items(shares, many)
+        launch.spread(carrier, pairs.join(pair, kernel, items), items, many)
 
 
 CLEAR_BYTES, STEP_BYTES, HEAD_BYTES = (size(r) for r in ("clear", "step", "program"))
@@ -113,6 +124,8 @@ def _executor(run: Any) -> Callable[..., None]:
         mine = limit > 1 and update("xchg", taken, 1) == 0
         threads = limit if mine else 1
         at = program + HEAD_BYTES
+        pair, count = pairs.pair_memory(), 0
+        kernel = get(program, "program.pair")
         for _ in range(get(program, "program.clears")):
             start = _place(bases, get(at, "clear.base"), get(at, "clear.skip"))
             if start:
@@ -130,7 +143,11 @@ def _executor(run: Any) -> Callable[..., None]:
                     _place(bases, get(at, "step.g"), get(at, "step.g_skip")),
                     get(at, "step.plan"),
                 )
-                run(carrier, job, get(at, "step.shares"), threads)
+                pairs.hold(pair, count, job)
+                count += 1
+            if count and not get(at, "step.joined"):
+                run(carrier, pair, count, kernel, get(at, "step.shares"), threads)
+                count = 0
             at += STEP_BYTES
         if mine:
             put(taken, 0)
@@ -160,15 +177,19 @@ class Program:
         self, steps: Sequence[Step], clears: Sequence[tuple[Place, int]] = ()
     ) -> None:
         self.steps = tuple(steps)  # keeps the plans alive
-        words = [threads.TAKEN, len(clears), len(self.steps)]
+        pair = pairs.pair_kernel() if any(step.joined for step in self.steps) else 0
+        words = [threads.TAKEN, len(clears), len(self.steps), pair]
         for place, count in clears:
             words += [*place, count]
-        for (kernel, _, address, shares), places in self.steps:
-            words += [kernel, address, shares]
+        before, most = 0, 1
+        for (kernel, _, address, shares), places, joined in self.steps:
+            both = before + shares
+            words += [kernel, address, both, joined]
             for place in places:
                 words += place
+            before, most = both if joined else 0, max(most, both)
         self._words = np.array(words, np.int64)
-        self._shares = max((step.job.shares for step in self.steps), default=1)
+        self._shares = most
 
     def run(self, *arrays: Any) -> None:
         """Run on the arrays X, W, B, G, X_GRAD, W_GRAD, B_GRAD and SCRATCH, or None."""

@@ -36,7 +36,7 @@ from numbadw.cpu.objects import (
     where,
 )
 from numbadw.cpu.plan import Plan
-from numbadw.cpu.pool import read_job, run_piece
+from numbadw.cpu.pool import JOB_BYTES, read_job, run_piece
 from numbadw.cpu.records import get, word
 from numbadw.dispatch import (
     ARRAYS,
@@ -128,7 +128,7 @@ def _serial(x: Any, w: Any, b: Any, o: Any, call: Any, check: int) -> int:
 
 def _share(chunk: int, sizes: int, steps: int, job: int) -> None:
     """Run one chunk of a job; the arguments are those of a generalised ufunc."""
-    run_piece(read_job(job), word(chunk), word(job + 56))
+    run_piece(read_job(job), word(chunk), word(job + JOB_BYTES))
 
 
 @register_jitable  # type: ignore[untyped-decorator]

@@ -53,6 +53,7 @@ LINE = 64
 # Offsets in the pool's memory; what different threads write has a line of its own.
 TICKET = 0
 JOB = 8  # kernel, x, w, b, o, g, plan: these and the ticket fill a line
+JOB_BYTES = 56
 POST = LINE  # addresses of sem_post, sem_wait and sched_yield
 WAIT = POST + 8
 YIELD = POST + 16

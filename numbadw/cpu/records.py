@@ -145,12 +145,18 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "bias_row",  # of the bias along the rows, 0: it lies along the columns
         "adds",  # 1: to what C holds
     ),
-    "program": ("taken", "clears", "steps"),  # as in a call; how many of each follow
+    "program": (
+        "taken",  # as in a call
+        "clears",  # how many of each follow
+        "steps",
+        "pair",  # address of the kernel of joined steps (pairs.py)
+    ),
     "clear": ("base", "skip", "bytes"),  # what becomes 0 before the steps
     "step": (
         "kernel",  # its address, its plan's, and how many shares it is worth
         "plan",
         "shares",
+        "joined",  # 1: runs together with the next, whose shares are both's
         "x",  # number of an array of the call and bytes from its start, five times
         "x_skip",
         "w",
