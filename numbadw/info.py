@@ -193,7 +193,7 @@ def _geometry(
 
 def _compile_drivers(jobs_too: bool) -> None:
     """Compile what calls the kernels, whatever they are."""
-    from numbadw.cpu import jobs, launch
+    from numbadw.cpu import jobs, launch, pairs
 
     parallel = threads.state.allowed > 1
     for module in (launch, jobs) if jobs_too else (launch,):
@@ -202,6 +202,8 @@ def _compile_drivers(jobs_too: bool) -> None:
             module.parallel_driver()
     if parallel:
         launch.carrier(1)  # what the threads themselves run
+    if jobs_too:
+        pairs.pair_kernel()
 
 
 def _compile_kernels(

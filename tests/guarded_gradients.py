@@ -22,7 +22,7 @@ from views import VIEWS
 
 import numbadw as ndw
 from numbadw import dispatch, gradients
-from numbadw.cpu import backward, plan_kernel_grad, plan_tiles, request
+from numbadw.cpu import backward, plan_both, plan_kernel_grad, plan_tiles, request
 from numbadw.cpu.caches import Caches
 from numbadw.cpu.plan import extent
 from numbadw.memory import LINE
@@ -189,12 +189,12 @@ def swaths(rng):
     """Run whole vectors planned as if they did not fit the caches."""
     vectors = 4 * lanes()
     with contextlib.ExitStack() as stack:
-        for module in (plan_tiles, plan_kernel_grad):
+        for module in (plan_both, plan_tiles, plan_kernel_grad):
             tiny = mock.patch.object(module, "caches", return_value=Caches(second=0))
             stack.enter_context(tiny)
         forget()
         for strides in ((1, 1), (2, 2), (2, 1)):
-            for h, w in ((14, 40), (28, 29), (59, 65)):
+            for h, w in ((3, 8), (14, 40), (28, 29), (59, 65)):
                 case = Case(h, w, vectors, strides=strides, n=2)
                 run(case, rng)
                 run(case._replace(c=vectors + 1), rng, "relu")

@@ -36,6 +36,7 @@ HOT_BACK = {
     "kernel gradient 3x3 stride 2": (STRIDED, "kernel"),
     "kernel gradient 5x5": (HOT["5x5"], "kernel"),
     "kernel gradient 7x7": (HOT["7x7"], "kernel"),
+    "both gradients 3x3": (Case(299, 299, 64), "both"),
 }
 # Those whose sums and weights are all in registers throughout; how many tiles.
 KEPT = {
@@ -44,6 +45,7 @@ KEPT = {
     "input gradient 3x3 stride 2": 4,
     "kernel gradient 3x3": 3,
     "kernel gradient 3x3 stride 2": 3,
+    "both gradients 3x3": 1,  # with guards the bias' sum goes to the stack
 }
 
 

@@ -108,7 +108,7 @@ def forget():
     gradients._calls.clear()
 
 
-JOINED = ("direct", "stride 2", "stride 3", "float64")
+JOINED = ("stride 2", "stride 3", "float64")
 
 
 @several

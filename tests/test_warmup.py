@@ -11,7 +11,7 @@ from gradient_cases import draw
 
 import numbadw as ndw
 from numbadw import checks, dispatch, functional, gradients, jit, pointwise, separable
-from numbadw.cpu import jobs, kernels, launch
+from numbadw.cpu import jobs, kernels, launch, pairs
 
 # Arguments of a layer that `warmup` takes, beside its kernel's size.
 LAYERS = [
@@ -46,6 +46,7 @@ def forget():
         launch.parallel_driver,
         jobs.serial_driver,
         jobs.parallel_driver,
+        pairs.pair_kernel,
     ):
         function.cache_clear()
 

@@ -5,7 +5,7 @@
         gradient at the pre-activation                 # where there is an activation
         gradient at the inputs, copied back
         gradients at kernel and bias, added to the sums
-        # the last two as one job where memory is the limit (pairs.py)
+        # the last two in one pass (both.py), or as one job (pairs.py), where that pays
         add the sums to totals                    # where a chain of sums would be long
     add the parts of the sums
 
@@ -24,7 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbadw import jit
-from numbadw.cpu import bands, plan_forward, plan_input_grad, plan_kernel_grad
+from numbadw.cpu import (
+    bands,
+    plan_both,
+    plan_forward,
+    plan_input_grad,
+    plan_kernel_grad,
+)
 from numbadw.cpu.caches import caches
 from numbadw.cpu.copies import dense_steps, plan_copy
 from numbadw.cpu.jobs import (
@@ -113,6 +119,7 @@ class Backward:
         self.w_bytes = g.kh * g.kw * self.b_bytes
         self.part = -(-(self.w_bytes + self.b_bytes) // LINE) * LINE
         self.parts = 1
+        self.one = False  # whether one pass gives both gradients
         self.totals = False  # whether totals stand before the sums, and as many
         self.scratch: dict[int, int] = {}  # bytes of each part of it, and its place
         self.starts: dict[int, int] = {}
@@ -212,7 +219,7 @@ class Backward:
     @property
     def summed(self) -> bool:
         """Whether sums are kept in scratch, not in the results themselves."""
-        return self.totals or self.parts > 1
+        return self.one or self.totals or self.parts > 1
 
     def _place(self, name: int, offset: int) -> Place:
         """Return a place; that of the sums of part 0 where they are in scratch."""
@@ -254,6 +261,13 @@ class Backward:
             g, large = shape.input(self.g), self.large and not staged
             far = self.far and g_at == G
             r = plan_input_grad.make_request(g, self.dtype, grad, to, large, far)
+            whole = x == to and shape.y_rows == self.g.h
+            if whole and self.wants_kernel and plan_both.fits(r, g):
+                self.one = True
+                plan, sizes = plan_both.make_plan(r, g)
+                job = make_job(plan, 2 * g.flops, r.moved)
+                jobs.append(Planned(job, (g_at, W, W_GRAD, result, x_at)))
+                return jobs, sizes
             plan = plan_input_grad.make_plan(r, g)
             joined = self.joined and not staged and bool(x and shape.k_rows)
             jobs.append(Planned(self._job(plan, r), (g_at, W, 0, result, 0), joined))

@@ -100,6 +100,73 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
     return kernel_grad
 
 
+def make_both_grad(tiles: list[Tile]) -> Callable[..., None]:
+    """Build the loops round the tiles of both gradients (both.py).
+
+    Here x is the gradient at the outputs, o that at the inputs, g the inputs, which lie
+    as it does; b are the sums, the bias' behind the kernel's.
+    """
+    labels = join(tiles)
+
+    def both_grad(
+        x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
+    ) -> None:
+        groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
+        rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
+        lanes, splits = get(plan, "plan.lanes"), get(plan, "plan.splits")
+        units, whole = get(plan, "plan.units"), get(plan, "plan.whole")
+        stream = get(plan, "plan.stream") if not o % LINE else 0
+        for item in range(first, last):
+            part = item // groups
+            sums = b + part * get(plan, "plan.part")
+            start = (item % groups) * group
+            stop = min(start + group, lanes)
+            for unit in range(units * part // splits, units * (part + 1) // splits):
+                rest = unit // strips
+                block = entry(plan, "plan.rows_at", "rows", rest % rows)
+                here = entry(plan, "plan.strips_at", "strip", unit % strips)
+                n = rest // rows
+                x_skip = n * get(plan, "plan.x_n")
+                x_skip += get(block, "rows.x") + get(here, "strip.x")
+                o_skip = n * get(plan, "plan.o_n")
+                o_skip += get(block, "rows.o") + get(here, "strip.o")
+                tap = get(block, "rows.w") + get(here, "strip.w")
+                fields = (
+                    x + x_skip,
+                    w + tap,
+                    sums + tap,
+                    o + o_skip,
+                    get(plan, "plan.x_row"),
+                    get(plan, "plan.x_pix"),
+                    get(plan, "plan.w_row"),
+                    get(plan, "plan.w_col"),
+                    get(plan, "plan.o_row"),
+                    get(plan, "plan.o_pix"),
+                    g + o_skip,
+                    get(block, "rows.low"),
+                    get(block, "rows.high"),
+                    get(block, "rows.first"),
+                    get(block, "rows.last"),
+                    get(plan, "plan.same_row"),
+                    get(here, "strip.low"),
+                    get(here, "strip.high"),
+                    get(plan, "plan.same_column"),
+                    get(here, "strip.columns"),
+                    entry(plan, "plan.lanes_at", "lane", start),
+                    entry(plan, "plan.lanes_at", "lane", min(max(start, whole), stop)),
+                    entry(plan, "plan.lanes_at", "lane", stop),
+                    get(block, "rows.kh"),
+                    get(here, "strip.kw"),
+                    1,
+                    stream,
+                    get(plan, "plan.ahead"),
+                    plan + PARAMETER,
+                )
+                strip(fields, get(here, "strip.kind"), labels)
+
+    return both_grad
+
+
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def add_vectors(typingctx: Any, fields: Any, dtype: Any, lanes: Any) -> Any:
     """Store the sum of one vector of every part.

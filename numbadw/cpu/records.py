@@ -85,6 +85,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "units",  # how many (image, row block, strip) in all,
         "part",  # bytes from one part's sums to the next's
         "length",  # and bytes of them to add up
+        "same_row",  # both gradients: the tap, counted from the last, at which a pixel
+        "same_column",  # of the inputs reads the gradient at the same pixel
         "clear",  # 1: all parts but the first become 0 when they are added
         "planes",  # flat feed: planes per image (channels first), else 1
     ),

@@ -97,6 +97,12 @@ class Strip:
             "g": self.g + w,
         }
 
+    def over(self, fields: dict[str, Int]) -> Strip:
+        """Return the same lane vector with some integers replaced."""
+        other = Strip(self.simd, self.tile, self.args | fields, self.masked)
+        other.mask, other.whole, other.source = self.mask, self.whole, self.source
+        return other
+
     def parts(self) -> list[Strip]:
         """Return a strip for each of the record's vectors, one line's neighbours."""
         if self.tile.vectors == 1:

@@ -53,6 +53,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+from numbadw.cpu.both import emit_both
 from numbadw.cpu.choice import call_tile, make_intrinsic
 from numbadw.cpu.label import APART, MASKED, Tile
 from numbadw.cpu.simd import Cell, Int, Simd, Vec
@@ -269,6 +270,7 @@ EMITTERS = {
     "taps": emit_taps,
     "tswath": emit_taps_swath,
     "tedge": emit_taps_edge,
+    "both": emit_both,
 }
 
 
