@@ -7,7 +7,7 @@ from gradient_cases import check_gradients
 
 import numbadw as ndw
 from numbadw import dispatch, functional, gradients
-from numbadw.cpu import plan_forward, plan_kernel_grad, plan_tiles, request
+from numbadw.cpu import plan_kernel_grad, plan_tiles, request
 from numbadw.cpu.caches import Caches
 from numbadw.cpu.label import ABSENT, MASKED, usual_tail
 from numbadw.cpu.records import RECORDS, index
@@ -32,7 +32,7 @@ def plan_for(monkeypatch):
 
     def choose(second, **others):
         sizes = Caches(second=second, **others)
-        for module in (plan_forward, plan_kernel_grad, plan_tiles, request):
+        for module in (plan_kernel_grad, plan_tiles, request):
             monkeypatch.setattr(module, "caches", lambda: sizes)
         forget()
 

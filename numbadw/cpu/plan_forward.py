@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from numbadw.cpu import plan_flat
-from numbadw.cpu.caches import caches
 from numbadw.cpu.label import ABSENT, Tile
 from numbadw.cpu.plan import ROWS_COLUMNS, Plan, Table, assemble, cover
-from numbadw.cpu.plan_tiles import choose_tiles, fold, halves_lines, step_lines, suit
+from numbadw.cpu.plan_tiles import choose_tiles, fold, halves_lines, held_vectors, suit
 from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.tile import BLOCK_ROWS
 
@@ -300,8 +299,7 @@ def walk_swaths(r: Request, tile: Tile, strips: Table, lanes: int) -> Walk:
     (28x28x480 on a Zen 5 core 37 -> 29 us), not from memory (batch 32: 0.87 times).
     """
     rows = r.row_table(-(-ITEMS // max(1, r.g.n * len(strips))))
-    most = caches().sets * caches().ways // step_lines(r, tile)
-    group = lanes if r.far else even(lanes, max(1, most))
+    group = lanes if r.far else even(lanes, held_vectors(r, tile))
     order = "group", "strip", "row"  # so that L1 keeps the weights, too
     steps = r.fields["x_h"], r.fields["o_h"]
     return Walk(rows, len(strips), group, 0, *steps, order)

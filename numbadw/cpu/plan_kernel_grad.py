@@ -11,8 +11,14 @@ from numbadw.cpu.caches import LINE, caches
 from numbadw.cpu.flat import ROWS_TOGETHER
 from numbadw.cpu.label import ABSENT, MASKED, Tile, usual_tail
 from numbadw.cpu.plan import BLOCK_TAPS, Plan, Table, assemble
-from numbadw.cpu.plan_forward import GROUP, LARGE_ROWS, lane_table, whole_records
-from numbadw.cpu.plan_tiles import CROWD, crowded
+from numbadw.cpu.plan_forward import (
+    GROUP,
+    LARGE_ROWS,
+    even,
+    lane_table,
+    whole_records,
+)
+from numbadw.cpu.plan_tiles import CROWD, crowded, held_vectors
 from numbadw.cpu.request import ITEMS, Request
 from numbadw.cpu.simd import BYTES
 from numbadw.cpu.taps import SUMS
@@ -148,6 +154,8 @@ def plan_direct(r: Request) -> tuple[Plan, Sizes]:
     units = g.n * len(rows) * len(strips)
     whole = spread(r) or used == swaths
     group = len(lanes) if whole else min(GROUP, len(lanes))
+    if used == swaths and not r.far:
+        group = even(len(lanes), held_vectors(r, used[0]))
     while group > 1 and -(-len(lanes) // group) < ITEMS and not whole:
         group //= 2
     groups = -(-len(lanes) // group)

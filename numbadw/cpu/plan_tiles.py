@@ -164,6 +164,11 @@ def step_lines(r: Request, tile: Tile) -> int:
     return rows * columns + height * width + r.g.kh * r.g.kw
 
 
+def held_vectors(r: Request, tile: Tile) -> int:
+    """Return of how many lane vectors L1 holds one step's lines, at least 1."""
+    return max(1, caches().sets * caches().ways // step_lines(r, tile))
+
+
 def narrows(r: Request, tile: Tile) -> bool:
     """Tell whether strided strips are better narrow: their sets of L1 are crowded.
 
