@@ -302,7 +302,7 @@ def walk_swaths(r: Request, tile: Tile, strips: Table, lanes: int) -> Walk:
     group = lanes if r.far else even(lanes, held_vectors(r, tile))
     order = "group", "strip", "row"  # so that L1 keeps the weights, too
     steps = r.fields["x_h"], r.fields["o_h"]
-    return Walk(rows, len(strips), group, 0, *steps, order)
+    return Walk(rows, len(strips), group, int(r.far), *steps, order)
 
 
 def walk_along(r: Request, strips: Table, lanes: int, width: int) -> Walk:
