@@ -65,6 +65,10 @@ class Block:
             acc.set(zero)  # in every turn of the loops round the block
         first = simd.builder.and_(ky.compare("==", 0), kx.compare("==", 0))
         self.first = first
+        self.last = simd.builder.and_(
+            (ky + tile.kh).compare(">=", strip.kh),
+            (kx + tile.kw).compare(">=", strip.kw),
+        )
         self.sums_bias = simd.builder.and_(first, strip.b.compare("!=", 0))
 
     def add_bias(self, gradients: list[Vec]) -> None:
@@ -137,14 +141,7 @@ def _emit_columns(block: Block, o: Int, gradient: Int) -> None:
     tile = strip.tile
     gs = [simd.load(gradient + t * strip.o_pix, strip.mask) for t in range(tile.width)]
     block.add_bias(gs)
-    with simd.when(block.first):
-        first = (o + strip.ahead) * strip.sh + strip.kh - 1
-        strip.ask(first, strip.sh, tile.width, tile.sw)
-        with simd.when(strip.ahead.compare("!=", 0)):
-            below = gradient + strip.ahead * strip.o_row
-            for t in range(tile.width):
-                simd.prefetch(below + t * strip.o_pix, 2)
-
+    _ask(block, o, gradient)
     reads = tile.reads(tile.kw)
 
     def row(accs: list[list[Cell]], address: Int) -> None:
@@ -157,6 +154,23 @@ def _emit_columns(block: Block, o: Int, gradient: Int) -> None:
                     strip.add(accs[k][t % len(accs[k])], x, gs[t])
 
     block.each_row(o, row)
+
+
+def _ask(block: Block, o: Int, gradient: Int) -> None:
+    """Ask for rows ahead, if memory holds them: inputs first, gradients last.
+
+    What one block of taps asks for would come no sooner if all blocks waited for it.
+    """
+    strip, simd = block.strip, block.strip.simd
+    tile = strip.tile
+    with simd.when(block.first):
+        first = (o + strip.ahead) * strip.sh + strip.kh - 1
+        strip.ask(first, strip.sh, tile.width, tile.sw)
+    wanted = simd.builder.and_(block.last, strip.ahead.compare("!=", 0))
+    with simd.when(wanted):
+        below = gradient + strip.ahead * strip.o_row
+        for t in range(tile.width):
+            simd.prefetch(below + t * strip.o_pix, 2)
 
 
 def _emit_single(block: Block, o: Int, first: Int, gradient: Int) -> None:
