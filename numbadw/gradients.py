@@ -243,8 +243,10 @@ def depthwise_conv2d_grad(  # noqa: PLR0913  (public: one argument an option)
     Notes
     -----
     Cost: 2 * N * oh * ow * C * M * kh * kw multiply-adds, half as many again with an
-    activation.  Accuracy, determinism and memory are those of the two functions; at a
-    kink the derivative is 0 (relu, relu6, hard_*), for leaky_relu at 0 its slope.
+    activation.  Accuracy, determinism and memory are those of the two functions, though
+    the kernel's gradient may sum in another order than alone, where one pass over the
+    arrays gives all; at a kink the derivative is 0 (relu, relu6, hard_*), for
+    leaky_relu at 0 its slope.
 
     Examples
     --------

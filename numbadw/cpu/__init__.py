@@ -4,9 +4,9 @@ Read in this order: `strip.py`, `tile.py` and `swath.py` (know registers), `forw
 (knows memory), `plan_tiles.py`, `plan_forward.py` and `plan_flat.py` (know numbers),
 `launch.py`, `objects.py` and `pool.py` (know threads).  The gradients: `backward.py`
 (which kernels in which order), then `transposed.py` and `plan_input_grad.py`,
-`taps.py`, `taps_swath.py`, `kernel_grad.py` and `plan_kernel_grad.py`.  1x1
-convolutions: `multiply.py` (registers), `pointwise.py` (memory), `plan_pointwise.py`
-(numbers).
+`taps.py`, `taps_swath.py`, `kernel_grad.py` and `plan_kernel_grad.py`, `both.py` and
+`plan_both.py`; `jobs.py` and `pairs.py` run them.  1x1 convolutions: `multiply.py`
+(registers), `pointwise.py` (memory), `plan_pointwise.py` (numbers).
 """
 
 from __future__ import annotations

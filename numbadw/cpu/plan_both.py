@@ -7,7 +7,7 @@ from numbadw.cpu.caches import caches
 from numbadw.cpu.label import Tile, usual_tail
 from numbadw.cpu.plan import Plan, Table, assemble
 from numbadw.cpu.plan_forward import LARGE_ROWS, even, lane_table, whole_records
-from numbadw.cpu.plan_kernel_grad import ROWS_HEIGHT, Sizes, cut, part_bytes, spread
+from numbadw.cpu.plan_kernel_grad import ROWS_HEIGHT, Sizes, cut, part_bytes
 from numbadw.cpu.plan_tiles import CROWD, crowded
 from numbadw.cpu.request import Request
 from numbadw.geometry import Geometry
@@ -16,7 +16,7 @@ from numbadw.geometry import Geometry
 # of a kernel row, a gradient and the bias' sum are in registers.
 WIDTH = 7
 REGISTERS = 32 - 2 * WIDTH - 2
-# Images of more rows are cut into blocks of few where the arrays are large.
+# Images of more rows are cut into blocks of few where memory holds the arrays.
 FEW_ROWS = 14
 # Lane vectors that go together, so that L1 holds their sums: batch 16 of 7x7x1024 on
 # two Zen 5 cores 199 -> 138 us, 14x14x480 212 -> 171.
@@ -87,7 +87,7 @@ def strip_table(r: Request) -> Table:
 def make_plan(r: Request, g: Geometry) -> tuple[Plan, Sizes]:
     """Plan both gradients of a convolution of geometry `g`; see `fits`."""
     tiles = choose_tiles(r)
-    tall = not spread(r) or r.g.oh <= FEW_ROWS
+    tall = not r.far or r.g.oh <= FEW_ROWS
     rows = r.row_table(-(-r.g.oh // (ROWS_HEIGHT if tall else LARGE_ROWS)))
     lanes, strips = lane_table(r, tiles[0]), strip_table(r)
     units = r.g.n * len(rows) * len(strips)
