@@ -275,3 +275,18 @@ def test_nan_reaches_its_taps_alone_in_swaths(plan_for):
     nan = np.isnan(w_grad[..., 0])
     assert nan[0, 0, 5]
     assert nan.sum() == 1
+
+
+def test_a_part_of_large_results_goes_past_the_caches(plan_for, rng):
+    case = Case(28, 30, 2 * VECTOR_BYTES // 4, strides=(2, 2), n=4)
+    x, k, _ = case.arrays(rng)
+    g = rng.standard_normal(case.geometry.output_shape).astype(np.float32)
+    expected = ndw.depthwise_conv2d_input_grad(g, k, x.shape, **case.options)
+    # Half of all bytes are to stay, five eighths of the results not.
+    plan_for(1 << 20, last=x.nbytes + g.nbytes)
+    (plan,) = case.gradient_plans("input")
+    assert plan.integers[index("plan.stream")] == 5
+    result = ndw.depthwise_conv2d_input_grad(g, k, x.shape, **case.options)
+    np.testing.assert_array_equal(result, expected)
+    forward = case._replace(strides=(1, 1)).plan()
+    assert forward.integers[index("plan.stream")] in (0, 8)

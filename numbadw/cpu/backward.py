@@ -258,7 +258,8 @@ class Backward:
             staged = STAGED in self.scratch
             to = self._dense(STAGED, shape) if staged else self.x_grad
             result = STAGED if staged else X_GRAD
-            g, large = shape.input(self.g), self.large and not staged
+            part = self.wants_kernel or len(self.bands) > 1
+            g, large = shape.input(self.g), self.large and part and not staged
             far = self.far and g_at == G
             r = plan_input_grad.make_request(g, self.dtype, grad, to, large, far)
             whole = x == to and shape.y_rows == self.g.h

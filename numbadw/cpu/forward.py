@@ -36,7 +36,7 @@ from numbadw.cpu.flat import flat_strip
 from numbadw.cpu.label import Tile
 from numbadw.cpu.pack import copy_element, pack_block, unpack_block
 from numbadw.cpu.pack_rows import pack_rows, unpack_rows
-from numbadw.cpu.records import entry, get, index
+from numbadw.cpu.records import EIGHTHS, entry, get, index
 from numbadw.cpu.simd import BYTES
 from numbadw.cpu.tile import strip
 
@@ -57,6 +57,7 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
         strip_span = get(plan, "plan.strip_span")
         group_span, run = get(plan, "plan.group_span"), get(plan, "plan.run")
         item = first
+        streamed = get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0
         while item < last:
             n, number = item // n_span, item // group_span % groups
             row = item // row_span % rows
@@ -98,7 +99,7 @@ def make_direct(tiles: list[Tile]) -> Callable[..., None]:
                 get(block, "rows.kh"),
                 get(here, "strip.kw"),
                 get(plan, "plan.sh"),
-                get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0,
+                int((n * rows + row) % EIGHTHS < streamed),
                 get(plan, "plan.ahead"),
                 plan + PARAMETER,
             )

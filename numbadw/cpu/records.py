@@ -13,6 +13,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+EIGHTHS = 8  # what `plan.stream` counts of
+
 RECORDS: dict[str, tuple[str, ...]] = {
     "call": (
         "kernel",  # its address and its plan's
@@ -64,7 +66,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "o_row",
         "o_pix",
         "sh",  # row stride within a phase
-        "stream",  # 1: store past the caches where the result is aligned
+        "stream",  # not 0: store past the caches where the result is aligned (direct
+        # feed: so many row blocks of every EIGHTHS)
         "ahead",  # output rows ahead of the work to ask for inputs, 0: none
         "parameter",  # the activation's parameter, a float64's bits
         "w",  # input columns

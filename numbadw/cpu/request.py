@@ -20,11 +20,15 @@ from numbadw.cpu.plan import (
     row_blocks,
     split_axis,
 )
+from numbadw.cpu.records import EIGHTHS
 from numbadw.geometry import Geometry
 
 # Beyond half the last cache storing past it wins (1x224x224x64 3x3 on one core: 784 ->
 # 598 us), up to a quarter it loses (4x112x112x32: 223 -> 284 us); and so does asking
-# for rows ahead (batch 16 of 14x14x576 3x3 stride 2: 107 us without, 143 with).
+# for rows ahead (batch 16 of 14x14x576 3x3 stride 2: 107 us without, 143 with).  Of
+# results larger than their inputs a part does: two cores that share a way to memory
+# store no faster past the caches than one (batch 16 of 56x56x144 stride 2, gradient at
+# the inputs: 670 us all past them, 540 five eighths).
 LARGE_SHARE = 2
 # Work items a plan aims at, so that threads share them evenly; a fixed number, so
 # that plans never depend on the number of threads.
@@ -71,6 +75,7 @@ class Request:
         self.fold = fold
         self.x_bytes = math.prod(g.input_shape) * itemsize
         self.moved = self.x_bytes + math.prod(g.output_shape) // fold * itemsize
+        self.part = large
         self.large = large or self.moved > caches().last // LARGE_SHARE
         self.far = far or self.large
         o_low, o_high = extent(g.output_shape, o_strides, itemsize)
@@ -107,12 +112,20 @@ class Request:
         near = channels == 1 or steps.c == self.itemsize
         return near and steps.w == channels * self.itemsize
 
-    def streams(self, *steps: int) -> bool:
-        """Tell whether to store past the caches: too large for them, whole lines.
+    def streams(self, *steps: int) -> int:
+        """Return how many eighths to store past the caches: too large for them.
 
-        `steps` are the bytes between vectors of the result, in every direction.
+        `steps` are the bytes between vectors of the result, in every direction; they
+        must be whole lines.  Of a result larger than its inputs so much stays as half
+        the last cache holds.
         """
-        return self.large and all(step % LINE == 0 for step in steps)
+        if not self.large or any(step % LINE for step in steps):
+            return 0
+        results = self.moved - self.x_bytes
+        if self.part or results <= self.x_bytes:
+            return EIGHTHS
+        beyond = self.moved - caches().last // LARGE_SHARE
+        return max(1, min(EIGHTHS, -(-EIGHTHS * beyond // results)))
 
     def row_table(self, blocks: int, multiple: int = 1) -> Table:
         """Return the row blocks of every phase, about `blocks` in all."""
