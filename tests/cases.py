@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import numbadw as ndw
-from numbadw import checks, jit, tolerance
+from numbadw import checks, dispatch, functional, gradients, jit, tolerance
 from numbadw.cpu.backward import Backward
 from numbadw.cpu.plan import ROWS_COLUMNS
 from numbadw.cpu.plan_forward import make_plan
@@ -97,14 +97,25 @@ class Case(NamedTuple):
 
     def gradient_plans(self, wanted="both"):
         """Give the CPU's plans of the way back, in order, for dense arrays."""
+        return [step.job.plan for step in self.gradient_steps(wanted)]
+
+    def gradient_steps(self, wanted="both"):
+        """Give its steps."""
         g, dtype = self.geometry, np.dtype(self.dtype)
         x, o = (
             dense_strides(shape, dtype.itemsize)
             for shape in (g.input_shape, g.output_shape)
         )
         strides = x if wanted != "input" else None, o, x if wanted != "kernel" else None
-        steps = Backward(g, dtype, strides, "linear", 0.0, wanted).program.steps
-        return [step.job.plan for step in steps]
+        return Backward(g, dtype, strides, "linear", 0.0, wanted).program.steps
+
+
+def forget():
+    """Let the next calls of images make plans of their own."""
+    for calls in (functional._calls, gradients._calls):
+        calls.clear()
+    for bind in (dispatch.bind_forward, dispatch.bind_gradients):
+        bind.cache_clear()
 
 
 def dense_strides(shape, itemsize):

@@ -15,13 +15,13 @@ import sys
 from unittest import mock
 
 import numpy as np
-from cases import FORMS, Case, fits, lanes
+from cases import FORMS, Case, fits, forget, lanes
 from gradient_cases import assert_gradients_close, draw
 from guarded import guarded, say
 from views import VIEWS
 
 import numbadw as ndw
-from numbadw import dispatch, gradients
+from numbadw import gradients
 from numbadw.cpu import backward, plan_both, plan_kernel_grad, plan_tiles, request
 from numbadw.cpu.caches import Caches
 from numbadw.cpu.plan import extent
@@ -199,12 +199,6 @@ def swaths(rng):
                 run(case, rng)
                 run(case._replace(c=vectors + 1), rng, "relu")
     forget()
-
-
-def forget():
-    """Let the next calls make plans of their own."""
-    dispatch.bind_gradients.cache_clear()
-    gradients._calls.clear()
 
 
 if __name__ == "__main__":

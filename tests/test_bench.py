@@ -330,7 +330,7 @@ def test_turns_without_a_core_are_taken_again(monkeypatch):
 
 
 def test_copies_move_noise():
-    # Zen 5 stores zeros past its caches at 90 GB/s, anything else at 44.
+    # Zen 5 stores zeros past its caches twice as fast as anything else.
     noise = ceilings._noise((1 << 20) + 7)
     assert noise.shape == ((1 << 20) + 7,)
     assert np.unique(noise[:4096]).size > 250

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import Case, check, environment, lanes
+from cases import Case, check, environment, forget, lanes
+from gradient_cases import check_gradients
 from numba.core.errors import TypingError
 
 import numbadw as ndw
 from numbadw import jit
-from numbadw.cpu import kernels, launch
+from numbadw.cpu import backward, jobs, kernels, launch, plan_both, request
+from numbadw.cpu.caches import Caches
 
 # One small kernel: what a second process must find in the cache.
 CHILD = """
@@ -196,6 +198,26 @@ def test_new_sizes_and_paddings_compile_nothing(c, first, rng, monkeypatch):
     for channels in (c + 1, c + more, c + 40 * more if c > 3 else 2):
         check(base._replace(c=channels), rng)
     assert len(kernels.COMPILED) == count
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_new_sizes_of_gradients_compile_nothing(strides, rng, monkeypatch):
+    base = Case(6, 9, 2 * lanes() + 1, strides=strides)
+    check_gradients(base, rng)
+    jobs.parallel_driver()
+    for name in ("compile_kernel", "compile_driver", "compile_c_function"):
+        monkeypatch.setattr(jit, name, None)
+    # Small arrays, as small ones and as those that the caches do not hold.
+    for last, second in ((1 << 30, 1 << 30), (1, 0)):
+        sizes = Caches(last=last, second=second)
+        for module in (backward, plan_both, request):
+            monkeypatch.setattr(module, "caches", lambda sizes=sizes: sizes)
+        forget()
+        for n, h, w in ((2, 6, 9), (3, 30, 22), (1, 5, 200)):
+            for padding in ("same", "valid", 3, ((0, 5), (7, 1))):
+                case = base._replace(n=n, h=h, w=w, padding=padding)
+                check_gradients(case, rng)
+    forget()
 
 
 def test_one_kernel_serves_every_run_of_its_shape():

@@ -26,6 +26,7 @@ import numpy as np
 from numbadw import jit
 from numbadw.cpu import (
     bands,
+    pairs,
     plan_both,
     plan_forward,
     plan_input_grad,
@@ -50,6 +51,7 @@ from numbadw.cpu.jobs import (
     X,
     make_job,
 )
+from numbadw.cpu.kernels import kernel_address
 from numbadw.cpu.label import PRIME, Tile
 from numbadw.cpu.plan import Plan, Steps
 from numbadw.cpu.request import LARGE_SHARE, Request
@@ -66,8 +68,7 @@ BAND_BYTES = 2 * 1024 * 1024
 BAND_HALOS = 4
 # Operations of a pass for each byte of its arrays up to which memory is the limit and
 # both gradients of arrays too large for the caches run as one job.  Batch 16 on two Zen
-# 5 cores: 56x56x128 3x3 stride 2 1.16 -> 1.01 ms, 28x28x192 408 -> 326 us, but
-# 28x28x192 7x7 1.06 -> 1.08 ms.
+# 5 cores: 56x56x128 3x3 stride 2 1.16 -> 1.01 ms, but 28x28x192 7x7 1.06 -> 1.08.
 JOINED_FLOPS = 3
 # Bytes between the parts of scratch, so that they do not begin in step (memory.py).
 APART = STEP // 2
@@ -119,7 +120,7 @@ class Backward:
         self.w_bytes = g.kh * g.kw * self.b_bytes
         self.part = -(-(self.w_bytes + self.b_bytes) // LINE) * LINE
         self.parts = 1
-        self.one = False  # whether one pass gives both gradients
+        self.one_pass = False  # whether one pass gives both gradients, in any band
         self.totals = False  # whether totals stand before the sums, and as many
         self.scratch: dict[int, int] = {}  # bytes of each part of it, and its place
         self.starts: dict[int, int] = {}
@@ -184,6 +185,10 @@ class Backward:
 
     def _plan(self) -> list[Step]:
         """Plan the steps of every band, and the sums at the end."""
+        if self.wants_kernel:
+            # Compiled whatever the sizes: larger problems take them.
+            kernel_address("add_parts", (self.tile,))
+            pairs.pair_kernel()
         planned = self._plan_bands()
         strips = sum(sizes.strips for *_, sizes in planned if sizes)
         if strips > CHAIN:
@@ -219,7 +224,7 @@ class Backward:
     @property
     def summed(self) -> bool:
         """Whether sums are kept in scratch, not in the results themselves."""
-        return self.one or self.totals or self.parts > 1
+        return self.one_pass or self.totals or self.parts > 1
 
     def _place(self, name: int, offset: int) -> Place:
         """Return a place; that of the sums of part 0 where they are in scratch."""
@@ -233,11 +238,15 @@ class Backward:
     def _plan_bands(self) -> list[tuple[bands.Band, list[Planned], Any]]:
         """Plan every band: its jobs, and the sizes of its sums."""
         plan = functools.cache(self._plan_band)
-        return [(band, *plan(band.shape)) for band in self.bands]
+        planned = [(band, *plan(band.shape)) for band in self.bands]
+        feeds = {one.job.plan.feed for _, jobs, _ in planned for one in jobs}
+        self.one_pass = plan_both.FEED in feeds
+        return planned
 
     def _plan_band(self, shape: bands.Shape) -> tuple[list[Planned], Any]:
         """Plan the jobs of a band, with the names of their places."""
         jobs: list[Planned] = []
+        one_pass: tuple[list[Planned], Any] | None = None
         x, grad, x_at, g_at = self.x, self.grad, X, G
         if x and COPY_X in self.scratch:
             job = self._copy("copy_in", COPY_X, x, shape)
@@ -258,19 +267,23 @@ class Backward:
             staged = STAGED in self.scratch
             to = self._dense(STAGED, shape) if staged else self.x_grad
             result = STAGED if staged else X_GRAD
-            part = self.wants_kernel or len(self.bands) > 1
-            g, large = shape.input(self.g), self.large and part and not staged
+            # In part only where nothing else of the call needs the caches.
+            alone = not self.wants_kernel and len(self.bands) == 1
+            g, large = shape.input(self.g), self.large and not alone and not staged
             far = self.far and g_at == G
             r = plan_input_grad.make_request(g, self.dtype, grad, to, large, far)
-            whole = x == to and shape.y_rows == self.g.h
-            if whole and self.wants_kernel and plan_both.fits(r, g):
-                self.one = True
-                plan, sizes = plan_both.make_plan(r, g)
-                job = make_job(plan, 2 * g.flops, r.moved)
-                jobs.append(Planned(job, (g_at, W, W_GRAD, result, x_at)))
-                return jobs, sizes
+            if self.wants_kernel and to.c == self.itemsize and plan_both.possible(r):
+                # Compiled whatever the sizes: others take it, or those below.
+                kernel_address(plan_both.FEED, plan_both.choose_tiles(r))
+                whole = x == to and shape.y_rows == self.g.h
+                if whole and plan_both.pays(r, g):
+                    plan, sizes = plan_both.make_plan(r, g)
+                    job = make_job(plan, 2 * g.flops, r.moved)
+                    places = g_at, W, W_GRAD, result, x_at
+                    one_pass = [*jobs, Planned(job, places)], sizes
             plan = plan_input_grad.make_plan(r, g)
-            joined = self.joined and not staged and bool(x and shape.k_rows)
+            joined = self.joined and self.wants_kernel and g_at == G
+            joined = joined and not staged and bool(x and shape.k_rows)
             jobs.append(Planned(self._job(plan, r), (g_at, W, 0, result, 0), joined))
             if staged:
                 job = self._copy("copy_out", STAGED, self.x_grad, shape)
@@ -283,7 +296,7 @@ class Backward:
         plan, sizes = plan_kernel_grad.make_plan(r)
         bias = B_GRAD if self.wants_input else NOTHING
         jobs.append(Planned(self._job(plan, r), (x_at, 0, bias, W_GRAD, g_at)))
-        return jobs, sizes
+        return one_pass or (jobs, sizes)
 
     def _job(self, plan: Plan, r: Request) -> Job:
         return make_job(plan, r.g.flops, r.moved)

@@ -17,8 +17,10 @@ same gradients times inputs: pixel by pixel both read the same window of `g`.
 
 Rows and columns are those of the inputs, so the way back is a convolution with the
 taps last one first (`plan.split_back`); the sums have the kernel's form, the bias'
-behind them.  Against one gradient after the other `g` crosses the caches once, loads
-and stores mix, and each load serves two multiply-adds.
+behind them.  For the bias `top` and `begin` are the row and column of the window at
+which an input reads the gradient at its own place.  Against one gradient after the
+other `g` crosses the caches once, loads and stores mix, and each load serves two
+multiply-adds.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _run_spread(
         pieces = launch.piece_count(shares, threads)
         launch.spread(carrier, pairs.held(pair, 0), pieces, many)
     else:
-        items = pairs.items(shares, many)
+        items = pairs.item_count(shares, many)
         launch.spread(carrier, pairs.join(pair, kernel, items), items, many)
 
 
@@ -125,7 +125,7 @@ def _executor(run: Any) -> Callable[..., None]:
         threads = limit if mine else 1
         at = program + HEAD_BYTES
         pair, count = pairs.pair_memory(), 0
-        kernel = get(program, "program.pair")
+        kernel = get(program, "program.pair_kernel")
         for _ in range(get(program, "program.clears")):
             start = _place(bases, get(at, "clear.base"), get(at, "clear.skip"))
             if start:
@@ -177,6 +177,9 @@ class Program:
         self, steps: Sequence[Step], clears: Sequence[tuple[Place, int]] = ()
     ) -> None:
         self.steps = tuple(steps)  # keeps the plans alive
+        if steps and steps[-1].joined:
+            msg = "the last step joins no other"
+            raise ValueError(msg)
         pair = pairs.pair_kernel() if any(step.joined for step in self.steps) else 0
         words = [threads.TAKEN, len(clears), len(self.steps), pair]
         for place, count in clears:

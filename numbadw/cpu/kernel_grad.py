@@ -1,4 +1,4 @@
-"""The loops of the kernel gradient, and the sum of its parts.
+"""The loops of the kernel gradient, alone or with the other, and the sum of its parts.
 
 `kernel_grad`: the work is cut into `splits` parts of the outputs, each with sums of its
 own, and into groups of lane vectors:
@@ -36,8 +36,14 @@ PARAMETER = 8 * index("plan.parameter")
 
 
 def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
-    """Build the loops round three tiles (see `plan_kernel_grad.strip_table`)."""
+    """Build the loops round three tiles (see `plan_kernel_grad.strip_table`).
+
+    Of the tiles of both gradients (both.py) x is the gradient at the outputs, o that at
+    the inputs, g the inputs, which lie as it does, and b the sums, the bias' behind the
+    kernel's; of others x is the inputs, g the gradient, o and b are the sums.
+    """
     labels = join(tiles)
+    both = tiles[0].form == "both"
 
     def kernel_grad(
         x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
@@ -48,10 +54,10 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
         units, whole = get(plan, "plan.units"), get(plan, "plan.whole")
         scratch = np.empty(get(plan, "plan.scratch_o") + LINE, np.uint8)
         chain = (scratch.ctypes.data + LINE - 1) & -LINE
+        stream = get(plan, "plan.stream") if (o & (LINE - 1)) == 0 else 0
         for item in range(first, last):
             part = item // groups
-            sums = o + part * get(plan, "plan.part")
-            biases = b + part * get(plan, "plan.part") if b else 0
+            part_skip = part * get(plan, "plan.part")
             start = (item % groups) * group
             stop = min(start + group, lanes)
             for unit in range(units * part // splits, units * (part + 1) // splits):
@@ -61,20 +67,25 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
                 n = rest // rows
                 x_at = x + n * get(plan, "plan.x_n")
                 x_at += get(block, "rows.x") + get(here, "strip.x")
-                g_at = g + n * get(plan, "plan.o_n")
-                g_at += get(block, "rows.o") + get(here, "strip.o")
+                skip = n * get(plan, "plan.o_n")
+                skip += get(block, "rows.o") + get(here, "strip.o")
+                if both:
+                    tap = get(block, "rows.w") + get(here, "strip.w")
+                    places = w + tap, b + part_skip + tap, o + skip
+                else:
+                    places = chain, b + part_skip if b else 0, o + part_skip
                 fields = (
                     x_at,
-                    chain,
-                    biases,
-                    sums,
+                    places[0],
+                    places[1],
+                    places[2],
                     get(plan, "plan.x_row"),
                     get(plan, "plan.x_pix"),
                     get(plan, "plan.w_row"),
                     get(plan, "plan.w_col"),
                     get(plan, "plan.o_row"),
                     get(plan, "plan.o_pix"),
-                    g_at,
+                    g + skip,
                     get(block, "rows.low"),
                     get(block, "rows.high"),
                     get(block, "rows.first"),
@@ -90,7 +101,7 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
                     get(block, "rows.kh"),
                     get(here, "strip.kw"),
                     get(plan, "plan.sh"),
-                    0,
+                    stream,
                     get(plan, "plan.ahead"),
                     plan + PARAMETER,
                 )
@@ -98,73 +109,6 @@ def make_kernel_grad(tiles: list[Tile]) -> Callable[..., None]:
         scratch[0] = 0
 
     return kernel_grad
-
-
-def make_both_grad(tiles: list[Tile]) -> Callable[..., None]:
-    """Build the loops round the tiles of both gradients (both.py).
-
-    Here x is the gradient at the outputs, o that at the inputs, g the inputs, which lie
-    as it does; b are the sums, the bias' behind the kernel's.
-    """
-    labels = join(tiles)
-
-    def both_grad(
-        x: int, w: int, b: int, o: int, g: int, plan: int, first: int, last: int
-    ) -> None:
-        groups, strips = get(plan, "plan.groups"), get(plan, "plan.strips")
-        rows, group = get(plan, "plan.rows"), get(plan, "plan.group")
-        lanes, splits = get(plan, "plan.lanes"), get(plan, "plan.splits")
-        units, whole = get(plan, "plan.units"), get(plan, "plan.whole")
-        stream = get(plan, "plan.stream") if not o % LINE else 0
-        for item in range(first, last):
-            part = item // groups
-            sums = b + part * get(plan, "plan.part")
-            start = (item % groups) * group
-            stop = min(start + group, lanes)
-            for unit in range(units * part // splits, units * (part + 1) // splits):
-                rest = unit // strips
-                block = entry(plan, "plan.rows_at", "rows", rest % rows)
-                here = entry(plan, "plan.strips_at", "strip", unit % strips)
-                n = rest // rows
-                x_skip = n * get(plan, "plan.x_n")
-                x_skip += get(block, "rows.x") + get(here, "strip.x")
-                o_skip = n * get(plan, "plan.o_n")
-                o_skip += get(block, "rows.o") + get(here, "strip.o")
-                tap = get(block, "rows.w") + get(here, "strip.w")
-                fields = (
-                    x + x_skip,
-                    w + tap,
-                    sums + tap,
-                    o + o_skip,
-                    get(plan, "plan.x_row"),
-                    get(plan, "plan.x_pix"),
-                    get(plan, "plan.w_row"),
-                    get(plan, "plan.w_col"),
-                    get(plan, "plan.o_row"),
-                    get(plan, "plan.o_pix"),
-                    g + o_skip,
-                    get(block, "rows.low"),
-                    get(block, "rows.high"),
-                    get(block, "rows.first"),
-                    get(block, "rows.last"),
-                    get(plan, "plan.same_row"),
-                    get(here, "strip.low"),
-                    get(here, "strip.high"),
-                    get(plan, "plan.same_column"),
-                    get(here, "strip.columns"),
-                    entry(plan, "plan.lanes_at", "lane", start),
-                    entry(plan, "plan.lanes_at", "lane", min(max(start, whole), stop)),
-                    entry(plan, "plan.lanes_at", "lane", stop),
-                    get(block, "rows.kh"),
-                    get(here, "strip.kw"),
-                    1,
-                    stream,
-                    get(plan, "plan.ahead"),
-                    plan + PARAMETER,
-                )
-                strip(fields, get(here, "strip.kind"), labels)
-
-    return both_grad
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]

@@ -9,7 +9,7 @@ from typing import Any
 from numbadw import jit
 from numbadw.cpu.copies import make_copy_in, make_copy_out
 from numbadw.cpu.forward import make_direct, make_flat, make_packed
-from numbadw.cpu.kernel_grad import make_add_parts, make_both_grad, make_kernel_grad
+from numbadw.cpu.kernel_grad import make_add_parts, make_kernel_grad
 from numbadw.cpu.kernel_grad_flat import make_flat_grad
 from numbadw.cpu.label import Tile
 from numbadw.cpu.pointwise import make_product
@@ -21,7 +21,7 @@ BUILDERS: dict[str, Callable[[list[Tile]], Callable[..., None]]] = {
     "flat": make_flat,
     "kernel_grad": make_kernel_grad,
     "kernel_grad_flat": make_flat_grad,
-    "both_grad": make_both_grad,
+    "both_grad": make_kernel_grad,
     "add_parts": make_add_parts,
     "copy_in": make_copy_in,
     "copy_out": make_copy_out,

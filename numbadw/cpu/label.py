@@ -22,7 +22,7 @@ class Tile(NamedTuple):
 
     form: (
         str  # block | roll | rows | wide | swath, tblock | trows,
-        # taps | tswath | tedge, flat | phased, ftaps, vectors,
+        # taps | tswath | tedge, both, flat | phased, ftaps, vectors,
         # multiply (kh rows of `width` vectors of `vectors` panels)
     )
     dtype: str  # f32 | f64

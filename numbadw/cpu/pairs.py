@@ -41,7 +41,7 @@ def pair_memory(typingctx: Any) -> Any:
     """Return the address of a pair's memory on the caller's stack."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.ArrayType(ir.IntType(8), JOBS + 2 * JOB_BYTES)
+        kind = ir.ArrayType(ir.IntType(64), (JOBS + 2 * JOB_BYTES) // 8)
         at = cgutils.alloca_once(builder, kind)
         return builder.ptrtoint(at, ir.IntType(64))
 
@@ -61,7 +61,7 @@ def held(pair: int, number: int) -> Any:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def items(shares: int, threads: int) -> int:
+def item_count(shares: int, threads: int) -> int:
     """Return into how many items to cut a pair that so many threads share."""
     return 4 * max(1, min(shares, PIECES * threads) // 4)
 

@@ -116,11 +116,12 @@ def run_piece(typingctx: Any, job: Any, piece: Any, pieces: Any) -> Any:
 @intrinsic  # type: ignore[untyped-decorator]
 def read_job(typingctx: Any, at: Any) -> Any:
     """Return the seven words of the job that a leader wrote."""
-    kind = types.UniTuple(types.int64, 7)
+    words = JOB_BYTES // 8
+    kind = types.UniTuple(types.int64, words)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         start = builder.inttoptr(args[0], ir.PointerType())
-        return builder.load(start, typ=ir.ArrayType(I64, 7), align=8)
+        return builder.load(start, typ=ir.ArrayType(I64, words), align=8)
 
     return kind(types.int64), codegen
 

@@ -68,7 +68,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "sh",  # row stride within a phase
         "stream",  # not 0: store past the caches where the result is aligned (direct
         # feed: so many row blocks of every EIGHTHS)
-        "ahead",  # output rows ahead of the work to ask for inputs, 0: none
+        "ahead",  # output rows ahead of the work to ask for inputs, 0: none (swaths: 1)
         "parameter",  # the activation's parameter, a float64's bits
         "w",  # input columns
         "ow",  # output columns
@@ -88,8 +88,6 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "units",  # how many (image, row block, strip) in all,
         "part",  # bytes from one part's sums to the next's
         "length",  # and bytes of them to add up
-        "same_row",  # both gradients: the tap, counted from the last, at which a pixel
-        "same_column",  # of the inputs reads the gradient at the same pixel
         "clear",  # 1: all parts but the first become 0 when they are added
         "planes",  # flat feed: planes per image (channels first), else 1
     ),
@@ -102,7 +100,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "high",
         "first",  # output rows of the block: first <= row < last
         "last",
-        "top",  # first output row to store (transposed tiles; else `first`)
+        "top",  # first output row to store (transposed tiles; else `first`; both.py has
+        # its own meaning for this and `strip.begin`)
         "strip",  # first strip of the block (direct feed)
     ),
     "strip": (
@@ -154,7 +153,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         "taken",  # as in a call
         "clears",  # how many of each follow
         "steps",
-        "pair",  # address of the kernel of joined steps (pairs.py)
+        "pair_kernel",  # address of the kernel of joined steps (pairs.py)
     ),
     "clear": ("base", "skip", "bytes"),  # what becomes 0 before the steps
     "step": (

@@ -75,7 +75,7 @@ class Request:
         self.fold = fold
         self.x_bytes = math.prod(g.input_shape) * itemsize
         self.moved = self.x_bytes + math.prod(g.output_shape) // fold * itemsize
-        self.part = large
+        self.inside = large  # a larger problem's, which needs the caches itself
         self.large = large or self.moved > caches().last // LARGE_SHARE
         self.far = far or self.large
         o_low, o_high = extent(g.output_shape, o_strides, itemsize)
@@ -116,13 +116,14 @@ class Request:
         """Return how many eighths to store past the caches: too large for them.
 
         `steps` are the bytes between vectors of the result, in every direction; they
-        must be whole lines.  Of a result larger than its inputs so much stays as half
-        the last cache holds.
+        must be whole lines.  Of a result larger than its inputs, and than anything else
+        of the call, so much stays as half the last cache holds beside the inputs; feeds
+        other than the direct one store all past the caches.
         """
         if not self.large or any(step % LINE for step in steps):
             return 0
         results = self.moved - self.x_bytes
-        if self.part or results <= self.x_bytes:
+        if self.inside or results <= self.x_bytes:
             return EIGHTHS
         beyond = self.moved - caches().last // LARGE_SHARE
         return max(1, min(EIGHTHS, -(-EIGHTHS * beyond // results)))

@@ -1,8 +1,9 @@
 """One strip as its emitter sees it: addresses, lane vectors, guards, loads and the end.
 
 A *strip* is `width` neighbouring outputs of one channel vector (the lanes), over a run
-of output rows.  Every form of tile (tile.py, transposed.py, taps.py) is a function of a
-`Strip`, and all take the same integers.
+of output rows.  Every form of tile (tile.py, swath.py, transposed.py, taps.py, both.py)
+is a function of a `Strip`, and all take the same integers; what they mean to swaths and
+to both gradients, their files say.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@
             store the column
 
 A swath reads as many rows side by side as it has inputs, each from end to end: streams
-that the hardware's prefetchers follow from memory and L3 without being asked, where the
-strips of tile.py, which go down the image, start anew with every row.  From L1 and L2
-strips read less.
+that the hardware's prefetchers follow from L3 without being asked, and from memory with
+some help (`_ask`), where the strips of tile.py, which go down the image, start anew
+with every row.  From L1 and L2 strips read less.
 
 A swath is a strip turned by a quarter, and so are all the integers it takes: its
 columns are the image's rows, `x_pix` is the step from row to row, `kw` the kernel's

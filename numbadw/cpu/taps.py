@@ -159,7 +159,8 @@ def _emit_columns(block: Block, o: Int, gradient: Int) -> None:
 def _ask(block: Block, o: Int, gradient: Int) -> None:
     """Ask for rows ahead, if memory holds them: inputs first, gradients last.
 
-    What one block of taps asks for would come no sooner if all blocks waited for it.
+    Inputs in the first pass over the strip and gradients in the last, so that no pass
+    waits for the lines of both.
     """
     strip, simd = block.strip, block.strip.simd
     tile = strip.tile
