@@ -188,7 +188,8 @@ class Backward:
         if self.wants_kernel:
             # Compiled whatever the sizes: larger problems take them.
             kernel_address("add_parts", (self.tile,))
-            pairs.pair_kernel()
+            if self.wants_input:
+                pairs.pair_kernel()
         planned = self._plan_bands()
         strips = sum(sizes.strips for *_, sizes in planned if sizes)
         if strips > CHAIN:

@@ -96,7 +96,8 @@ def _emit_line(strip: Strip, o: Int, sums: Sums) -> None:
     for a in range(tile.kh):
         with _row(strip, o + a) as row:
             _emit_row(strip, row, a, xs, accs, sums)
-    _store(strip, accs, strip.o + o * strip.o_row)
+    row = strip.o + o * strip.o_row
+    strip.end.store(accs, row, strip.o_pix, lambda t: strip.mask)
 
 
 @contextmanager
@@ -134,20 +135,6 @@ def _add_bias(strip: Strip, row: Int, sums: Sums) -> None:
         with nullcontext() if between else strip.column(strip.begin + t):
             g = simd.load(place(t), strip.mask)
             bias.set(bias.get(simd.builder) + g)
-
-
-def _store(strip: Strip, accs: list[Cell], address: Int) -> None:
-    """Store a row of the gradient at the inputs, past the caches where that pays."""
-    simd = strip.simd
-    place = simd.walk(address, strip.o_pix, range(len(accs)))
-    values = [acc.get(simd.builder) for acc in accs]
-    with simd.builder.if_else(strip.stream.compare("!=", 0)) as (streamed, cached):
-        with streamed:
-            for t, value in enumerate(values):
-                simd.stream(value, place(t))
-        with cached:
-            for t, value in enumerate(values):
-                simd.store(value, place(t), strip.mask)
 
 
 def _ask(strip: Strip, o: Int) -> None:

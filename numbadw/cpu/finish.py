@@ -52,6 +52,21 @@ class Finish:
                     bias = simd.load(self.bias + t * size, bias_mask)
                 acc.set(acc.get(simd.builder) + bias)
         self._activate(accs, columns)
+        self.store(accs, address, step, mask, columns, whole, streams, grad)
+
+    def store(
+        self,
+        accs: list[Cell],
+        address: Int,
+        step: Int,
+        mask: Mask,
+        columns: Int | None = None,
+        whole: Any = None,
+        streams: bool = True,
+        grad: Int | None = None,
+    ) -> None:
+        """Store vectors `step` bytes apart, past the caches where that pays."""
+        simd = self.simd
 
         def each(word: Callable[[Vec, Int, int], None]) -> None:
             place = simd.walk(address, step, range(len(accs)))
